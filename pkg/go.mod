@@ -1,0 +1,3 @@
+module github.com/callstream/callstream/pkg
+
+go 1.26.0

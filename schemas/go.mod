@@ -1,0 +1,3 @@
+module github.com/callstream/callstream/schemas
+
+go 1.26.0
