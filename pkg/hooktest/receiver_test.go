@@ -1,0 +1,156 @@
+package hooktest_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"io"
+	"net/http"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/callstream/callstream/pkg/hooktest"
+)
+
+func post(t *testing.T, url, id, body string, header map[string]string) (*http.Response, string, error) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, bytes.NewReader([]byte(body)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("webhook-id", id)
+	for k, v := range header {
+		req.Header.Set(k, v)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, "", err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	b, err := io.ReadAll(resp.Body)
+	return resp, string(b), err
+}
+
+func TestAnswersAndAccounts(t *testing.T) {
+	r := hooktest.Start(t, hooktest.Options{Answer: hooktest.Sequence(
+		hooktest.Answer{Status: 503, Header: map[string]string{"Retry-After": "7"}, Body: "busy"},
+		hooktest.Answer{Reset: true},
+		hooktest.Answer{Status: 204},
+	)})
+	resp, body, err := post(t, r.URL(), "msg_1", "{}", map[string]string{"webhook-attempt": "3"})
+	if err != nil || resp.StatusCode != 503 || resp.Header.Get("Retry-After") != "7" || body != "busy" {
+		t.Fatalf("got %v %q %v", resp, body, err)
+	}
+	if _, _, err := post(t, r.URL(), "msg_1", "{}", nil); err == nil {
+		t.Fatal("the reset gave an answer")
+	}
+	for _, id := range []string{"msg_1", "msg_1"} {
+		if resp, _, err := post(t, r.URL(), id, "{}", nil); err != nil || resp.StatusCode != 204 {
+			t.Fatalf("got %v %v", resp, err)
+		}
+	}
+	if resp, _, err := post(t, r.URL(), "msg_2", "{}", nil); err != nil || resp.StatusCode != 503 {
+		t.Fatalf("got %v %v", resp, err)
+	}
+	if r.Total() != 5 || r.Unique() != 2 || r.Repeats() != 3 || r.Counts()["msg_1"] != 4 {
+		t.Errorf("total %d, unique %d, repeats %d, counts %v", r.Total(), r.Unique(), r.Repeats(), r.Counts())
+	}
+	if first := r.Requests()[0]; first.N != 1 || first.Attempt != 3 || string(first.Body) != "{}" || first.ID != "msg_1" {
+		t.Errorf("the first request is %+v", first)
+	}
+}
+
+func TestHangEndsWithTheSender(t *testing.T) {
+	r := hooktest.Start(t, hooktest.Options{Answer: hooktest.Always(hooktest.Answer{Hang: true})})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.URL(), nil)
+		if err == nil {
+			var resp *http.Response
+			if resp, err = http.DefaultClient.Do(req); err == nil {
+				_ = resp.Body.Close()
+			}
+		}
+		ended <- err
+	}()
+	wait, stop := context.WithTimeout(t.Context(), 10*time.Second)
+	defer stop()
+	if err := r.WaitFor(wait, 1); err != nil {
+		t.Fatal(err)
+	}
+	if r.Pending() != 1 {
+		t.Errorf("%d pending, want 1", r.Pending())
+	}
+	cancel()
+	if err := <-ended; err == nil {
+		t.Error("an answer came")
+	}
+	if err := r.Wait(wait, func() bool { return r.Pending() == 0 }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestChallengeAndCheap(t *testing.T) {
+	for _, cheap := range []bool{false, true} {
+		r := hooktest.Start(t, hooktest.Options{Cheap: cheap})
+		_, body, err := post(t, r.URL(), "", `{"type":"endpoint.verification","challenge":"abc"}`, nil)
+		if err != nil || body != "{\"challenge\":\"abc\"}\n" {
+			t.Errorf("got %q %v", body, err)
+		}
+		if _, _, err := post(t, r.URL(), "msg", `{"type":"call.ended"}`, nil); err != nil {
+			t.Fatal(err)
+		}
+		if r.Total() != 1 || len(r.Challenges()) != 1 {
+			t.Errorf("%d requests, challenges %v", r.Total(), r.Challenges())
+		}
+	}
+}
+
+func TestVerify(t *testing.T) {
+	key := []byte("0123456789abcdef0123456789abcdef")
+	secret := "whsec_" + base64.StdEncoding.EncodeToString(key)
+	other := "whsec_" + base64.StdEncoding.EncodeToString([]byte("another"))
+	now := time.Unix(1_700_000_000, 0)
+	sign := func(id, body string, at time.Time) http.Header {
+		mac := hmac.New(sha256.New, key)
+		stamp := strconv.FormatInt(at.Unix(), 10)
+		mac.Write([]byte(id + "." + stamp + "." + body))
+		h := http.Header{}
+		h.Set("webhook-id", id)
+		h.Set("webhook-timestamp", stamp)
+		h.Set("webhook-signature", "v1a,xyz v1,AAAA v1,"+base64.StdEncoding.EncodeToString(mac.Sum(nil)))
+		return h
+	}
+	if err := hooktest.Verify(sign("msg", "{}", now), []byte("{}"), now, other, secret); err != nil {
+		t.Error(err)
+	}
+	changed := sign("msg", "{}", now)
+	changed.Set("webhook-id", "other")
+	for name, err := range map[string]error{
+		"body":      hooktest.Verify(sign("msg", "{}", now), []byte("{ }"), now, secret),
+		"id":        hooktest.Verify(changed, []byte("{}"), now, secret),
+		"secret":    hooktest.Verify(sign("msg", "{}", now), []byte("{}"), now, other),
+		"no secret": hooktest.Verify(sign("msg", "{}", now), []byte("{}"), now),
+		"old":       hooktest.Verify(sign("msg", "{}", now.Add(-6*time.Minute)), []byte("{}"), now, secret),
+		"early":     hooktest.Verify(sign("msg", "{}", now.Add(6*time.Minute)), []byte("{}"), now, secret),
+		"unsigned":  hooktest.Verify(http.Header{}, []byte("{}"), now, secret),
+	} {
+		if err == nil {
+			t.Errorf("%s: verified", name)
+		}
+	}
+}
+
+func TestRecordsFaults(t *testing.T) {
+	r := hooktest.Start(t, hooktest.Options{Secrets: []string{"whsec_AAAA"}})
+	if _, _, err := post(t, r.URL(), "msg", "{}", nil); err != nil {
+		t.Fatal(err)
+	}
+	if faults := r.Faults(); len(faults) != 1 || faults[0].ID != "msg" {
+		t.Errorf("faults: %v", faults)
+	}
+}
