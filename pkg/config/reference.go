@@ -67,7 +67,7 @@ func Markdown(entries []Entry) string {
 		}
 		doc := e.Doc
 		if len(e.OneOf) > 0 {
-			doc += " (" + strings.Join(e.OneOf, ", ") + ")"
+			doc += " (" + strings.Join(named(e.OneOf), ", ") + ")"
 		}
 		if e.Secret {
 			doc += " (secret)"
@@ -91,7 +91,7 @@ func usage(entries []Entry) string {
 		}
 		fmt.Fprintf(&b, "\n        %s", e.Doc)
 		if len(e.OneOf) > 0 {
-			fmt.Fprintf(&b, ": %s", strings.Join(e.OneOf, ", "))
+			fmt.Fprintf(&b, ": %s", strings.Join(named(e.OneOf), ", "))
 		}
 		b.WriteString("\n")
 	}

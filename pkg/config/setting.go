@@ -216,7 +216,7 @@ func (s *setting) check(errs *Errors) {
 			list := strings.Split(allowed, ",")
 			for _, item := range items(t.value) {
 				if text := fmt.Sprint(item.Interface()); !slices.Contains(list, text) {
-					detail := "it must be one of " + strings.Join(list, ", ")
+					detail := "it must be one of " + strings.Join(named(list), ", ")
 					if !s.secret() {
 						detail = fmt.Sprintf("%q is not allowed; ", text) + detail
 					}
@@ -247,6 +247,17 @@ func (s *setting) check(errs *Errors) {
 			}
 		}
 	}
+}
+
+// named lists values for people, who can't see an empty one.
+func named(list []string) []string {
+	out := slices.Clone(list)
+	for i := range out {
+		if out[i] == "" {
+			out[i] = "(empty)"
+		}
+	}
+	return out
 }
 
 func items(v reflect.Value) []reflect.Value {

@@ -134,6 +134,15 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// Close is Shutdown with five seconds, for a deferred call: what can't be sent by then is lost, and logged.
+func (t *Telemetry) Close() {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := t.Shutdown(ctx); err != nil {
+		t.Log.Warn("telemetry was not sent to its end", zap.Error(err))
+	}
+}
+
 func newLogger(cfg Config) (*zap.Logger, error) {
 	level := zapcore.InfoLevel
 	if cfg.LogLevel != "" {
