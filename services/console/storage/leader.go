@@ -1,0 +1,116 @@
+package storage
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// relayLock is the advisory lock that the one relay of a PostgreSQL database holds.
+const relayLock = 0x63616c6c_73747265 // "callstre"
+
+// lockEvery is how often a lock that another holds is tried again, and how often a held one is checked.
+const lockEvery = time.Second
+
+// Lead waits until this process is the only one that may publish from the database, and returns a context that ends when
+// it no longer is, with the function that gives the lead up. On SQLite it is a lock on a file beside the database, on
+// PostgreSQL a session's advisory lock; both end with the process.
+func (s *Store) Lead(ctx context.Context) (context.Context, func(), error) {
+	if !s.postgres {
+		release, err := flock(ctx, filepath.Join(s.dir, "callstream.relay.lock"))
+		if err != nil {
+			return nil, nil, fmt.Errorf("wait for the relay's lock: %w", err)
+		}
+		led, cancel := context.WithCancel(ctx)
+		return led, func() { cancel(); release() }, nil
+	}
+	for {
+		conn, err := s.tryAdvisory(ctx)
+		if err != nil {
+			return nil, nil, fmt.Errorf("wait for the relay's lock: %w", err)
+		}
+		if conn == nil {
+			if err := pause(ctx, lockEvery); err != nil {
+				return nil, nil, err
+			}
+			continue
+		}
+		led, cancel := context.WithCancel(ctx)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			defer cancel()
+			for pause(led, lockEvery) == nil {
+				// The lock lives as long as its session: when that is gone, another may lead already.
+				if conn.PingContext(led) != nil {
+					return
+				}
+			}
+		}()
+		return led, func() {
+			cancel()
+			<-done
+			// Closing the session, rather than returning it to the pool, is what surely ends the lock.
+			_ = conn.Raw(func(any) error { return errBadConn })
+			conn.Close()
+		}, nil
+	}
+}
+
+// errBadConn makes database/sql throw the session away.
+var errBadConn = driver.ErrBadConn
+
+func (s *Store) tryAdvisory(ctx context.Context) (*sql.Conn, error) {
+	conn, err := s.write.Conn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var got bool
+	if err := conn.QueryRowContext(ctx, `SELECT pg_try_advisory_lock($1)`, int64(relayLock)).Scan(&got); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	if !got {
+		return nil, conn.Close()
+	}
+	return conn, nil
+}
+
+// flock locks a file for this process, waiting for another that holds it.
+func flock(ctx context.Context, path string) (func(), error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil // closing the file ends the lock
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+			f.Close()
+			return nil, err
+		}
+		if err := pause(ctx, lockEvery/10); err != nil {
+			f.Close()
+			return nil, err
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,317 @@
+package storage
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Kind tells the objects apart that have a feed.
+type Kind string
+
+// The kinds.
+const (
+	KindSubscription Kind = "subscription"
+	KindKey          Kind = "key"
+)
+
+// Entry is one version of an object on its way to the feed.
+type Entry struct {
+	Seq     Receipt
+	Kind    Kind
+	ID      string
+	Tenant  string
+	Version int64
+	Deleted bool
+	// Spec is the object as JSON, Secrets a JSON object of sealed secrets; both empty for a deletion.
+	Spec    json.RawMessage
+	Secrets json.RawMessage
+	// At is when the change was made.
+	At time.Time
+}
+
+type entryBody struct {
+	Spec    json.RawMessage `json:"spec,omitempty"`
+	Secrets json.RawMessage `json:"secrets,omitempty"`
+}
+
+func insertEntry(ctx context.Context, t tx, at time.Time, e Entry) (Receipt, error) {
+	body, err := json.Marshal(entryBody{e.Spec, e.Secrets})
+	if err != nil {
+		return 0, fmt.Errorf("write to the outbox: %w", err)
+	}
+	var seq int64
+	err = t.row(ctx, `INSERT INTO outbox (kind, id, tenant, version, deleted, body, created_at) VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING seq`,
+		string(e.Kind), e.ID, e.Tenant, e.Version, boolInt(e.Deleted), string(body), micros(at)).Scan(&seq)
+	if err != nil {
+		return 0, fmt.Errorf("write to the outbox: %w", err)
+	}
+	return Receipt(seq), nil
+}
+
+// Pending returns entries that are not on the feed yet, in the order of their numbers, at most limit of them.
+//
+// On PostgreSQL a transaction that took a lower number may commit after one with a higher: so entries are marked one by
+// one, and never passed over because a higher one went. Entries of one object come in the order of its versions in any
+// case, since each was written under the lock of the object's row.
+func (s *Store) Pending(ctx context.Context, limit int) ([]Entry, error) {
+	rows, err := s.query(ctx, `SELECT seq, kind, id, tenant, version, deleted, body, created_at FROM outbox WHERE published_at = 0 ORDER BY seq LIMIT ?`, limit)
+	if err != nil {
+		return nil, fmt.Errorf("read the outbox: %w", err)
+	}
+	return scanEntries(rows)
+}
+
+// PendingCount is how many entries are not on the feed yet.
+func (s *Store) PendingCount(ctx context.Context) (int64, error) {
+	var n int64
+	if err := s.row(ctx, `SELECT COUNT(*) FROM outbox WHERE published_at = 0`).Scan(&n); err != nil {
+		return 0, fmt.Errorf("count the outbox: %w", err)
+	}
+	return n, nil
+}
+
+func scanEntries(rows *sql.Rows) ([]Entry, error) {
+	defer rows.Close()
+	var list []Entry
+	for rows.Next() {
+		var e Entry
+		var body string
+		var deleted, at int64
+		if err := rows.Scan(&e.Seq, &e.Kind, &e.ID, &e.Tenant, &e.Version, &deleted, &body, &at); err != nil {
+			return nil, fmt.Errorf("read the outbox: %w", err)
+		}
+		var b entryBody
+		if err := json.Unmarshal([]byte(body), &b); err != nil {
+			return nil, fmt.Errorf("read entry %d of the outbox: %w", e.Seq, err)
+		}
+		e.Deleted, e.Spec, e.Secrets, e.At = deleted != 0, b.Spec, b.Secrets, fromMicros(at)
+		list = append(list, e)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read the outbox: %w", err)
+	}
+	return list, nil
+}
+
+// MarkPublished notes that an entry stands on the feed at offset. The entry's body is dropped: the object's row has what
+// is needed.
+func (s *Store) MarkPublished(ctx context.Context, seq Receipt, offset int64) error {
+	err := s.change(ctx, "mark an outbox entry", func(t tx) error {
+		_, err := t.exec(ctx, `UPDATE outbox SET published_at = ?, feed_offset = ?, body = '{}' WHERE seq = ?`, micros(s.Now()), offset, int64(seq))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	close(s.published)
+	s.published = make(chan struct{})
+	s.mu.Unlock()
+	return nil
+}
+
+// publishedPoll is how often another process's relay is asked after; this process's own wakes the waiter at once.
+const publishedPoll = 100 * time.Millisecond
+
+// WaitPublished waits until an entry is on the feed, and returns its offset there.
+func (s *Store) WaitPublished(ctx context.Context, seq Receipt) (int64, error) {
+	for {
+		s.mu.Lock()
+		published := s.published
+		s.mu.Unlock()
+		var at, offset int64
+		err := s.row(ctx, `SELECT published_at, feed_offset FROM outbox WHERE seq = ?`, int64(seq)).Scan(&at, &offset)
+		switch {
+		case errors.Is(err, sql.ErrNoRows):
+			return 0, fmt.Errorf("wait for outbox entry %d: %w", seq, ErrNotFound)
+		case err != nil:
+			return 0, fmt.Errorf("wait for outbox entry %d: %w", seq, err)
+		case at != 0:
+			return offset, nil
+		}
+		timer := time.NewTimer(publishedPoll)
+		select {
+		case <-published:
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return 0, fmt.Errorf("wait for outbox entry %d: %w", seq, ctx.Err())
+		}
+		timer.Stop()
+	}
+}
+
+// Objects returns every object of a kind as an entry, deleted ones that are still remembered too, after the id given and
+// at most limit of them, in the order of ids.
+func (s *Store) Objects(ctx context.Context, kind Kind, after string, limit int) ([]Entry, error) {
+	if kind == KindKey {
+		return s.keyObjects(ctx, after, limit)
+	}
+	rows, err := s.query(ctx, `SELECT id, tenant, version, spec, secrets, updated_at, deleted_at FROM subscriptions WHERE id > ? ORDER BY id LIMIT ?`, after, limit)
+	if err != nil {
+		return nil, fmt.Errorf("read subscriptions: %w", err)
+	}
+	defer rows.Close()
+	var list []Entry
+	for rows.Next() {
+		var id, tenant, spec, secrets string
+		var version, updated, deleted int64
+		if err := rows.Scan(&id, &tenant, &version, &spec, &secrets, &updated, &deleted); err != nil {
+			return nil, fmt.Errorf("read subscriptions: %w", err)
+		}
+		e := subscriptionEntry(id, tenant, version, deleted != 0, spec, secrets)
+		e.At = fromMicros(updated)
+		list = append(list, e)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read subscriptions: %w", err)
+	}
+	return list, nil
+}
+
+func (s *Store) keyObjects(ctx context.Context, after string, limit int) ([]Entry, error) {
+	rows, err := s.query(ctx, strings.Replace(selectKey, " FROM", ", deleted_at FROM", 1)+` WHERE id > ? ORDER BY id LIMIT ?`, after, limit)
+	if err != nil {
+		return nil, fmt.Errorf("read keys: %w", err)
+	}
+	defer rows.Close()
+	var list []Entry
+	for rows.Next() {
+		var deleted int64
+		k, err := scanKey(withDeleted{rows, &deleted})
+		if err != nil {
+			return nil, fmt.Errorf("read keys: %w", err)
+		}
+		e, err := keyEntry(k, deleted != 0)
+		if err != nil {
+			return nil, err
+		}
+		e.At = k.UpdatedAt
+		list = append(list, e)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read keys: %w", err)
+	}
+	return list, nil
+}
+
+type withDeleted struct {
+	scanner
+	deleted *int64
+}
+
+func (w withDeleted) Scan(dest ...any) error { return w.scanner.Scan(append(dest, w.deleted)...) }
+
+// Adopt stores objects that were read from a feed, as they stand there, unless an object of that id is stored already.
+func (s *Store) Adopt(ctx context.Context, entries []Entry) error {
+	return s.change(ctx, "adopt objects from the feed", func(t tx) error {
+		for _, e := range entries {
+			if err := adopt(ctx, t, e); err != nil {
+				return fmt.Errorf("%s %s: %w", e.Kind, e.ID, err)
+			}
+			if err := audit(ctx, t, s.Now(), e, Change{Actor: "system", Action: "adopted"}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func adopt(ctx context.Context, t tx, e Entry) error {
+	if e.Kind == KindKey {
+		k, err := e.Key()
+		if err != nil {
+			return err
+		}
+		scopes, err := json.Marshal(k.Scopes)
+		if err != nil {
+			return err
+		}
+		_, err = t.exec(ctx, `INSERT INTO api_keys (id, tenant, version, name, hash, scopes, created_at, updated_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+			k.ID, k.Tenant, k.Version, k.Name, k.Hash, string(scopes), micros(k.CreatedAt), micros(k.UpdatedAt), micros(k.ExpiresAt))
+		return err
+	}
+	var times struct {
+		CreatedAt time.Time `json:"created_at"`
+		UpdatedAt time.Time `json:"updated_at"`
+	}
+	if err := json.Unmarshal(e.Spec, &times); err != nil {
+		return err
+	}
+	secrets := string(e.Secrets)
+	if secrets == "" {
+		secrets = "{}"
+	}
+	_, err := t.exec(ctx, `INSERT INTO subscriptions (id, tenant, version, spec, secrets, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+		e.ID, e.Tenant, e.Version, string(e.Spec), secrets, micros(times.CreatedAt), micros(times.UpdatedAt))
+	return err
+}
+
+// Republish puts every object of a kind into the outbox again, as it is. It is what a new epoch and a feed that lost its
+// records need.
+func (s *Store) Republish(ctx context.Context, entries []Entry) error {
+	return s.change(ctx, "republish", func(t tx) error {
+		for _, e := range entries {
+			if _, err := insertEntry(ctx, t, s.Now(), e); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Forgettable returns the objects of a kind that were deleted before a time, at most limit of them.
+func (s *Store) Forgettable(ctx context.Context, kind Kind, before time.Time, limit int) ([]Entry, error) {
+	rows, err := s.query(ctx, `SELECT id, tenant, version FROM `+table(kind)+` WHERE deleted_at > 0 AND deleted_at < ? ORDER BY deleted_at LIMIT ?`, micros(before), limit)
+	if err != nil {
+		return nil, fmt.Errorf("read deleted objects: %w", err)
+	}
+	defer rows.Close()
+	var list []Entry
+	for rows.Next() {
+		e := Entry{Kind: kind, Deleted: true}
+		if err := rows.Scan(&e.ID, &e.Tenant, &e.Version); err != nil {
+			return nil, fmt.Errorf("read deleted objects: %w", err)
+		}
+		list = append(list, e)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read deleted objects: %w", err)
+	}
+	return list, nil
+}
+
+// Forget drops the row of a deleted object, whose tombstone is on the feed.
+func (s *Store) Forget(ctx context.Context, e Entry) error {
+	return s.change(ctx, "forget a deleted object", func(t tx) error {
+		_, err := t.exec(ctx, `DELETE FROM `+table(e.Kind)+` WHERE id = ? AND deleted_at > 0`, e.ID)
+		return err
+	})
+}
+
+// Purge drops outbox entries that were published before a time.
+func (s *Store) Purge(ctx context.Context, before time.Time) error {
+	return s.change(ctx, "purge the outbox", func(t tx) error {
+		_, err := t.exec(ctx, `DELETE FROM outbox WHERE published_at > 0 AND published_at < ?`, micros(before))
+		return err
+	})
+}
+
+func table(kind Kind) string {
+	if kind == KindKey {
+		return "api_keys"
+	}
+	return "subscriptions"
+}
+
+func boolInt(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}
