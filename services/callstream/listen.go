@@ -1,0 +1,295 @@
+package callstream
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/callstream/callstream/pkg/httpserver"
+)
+
+// listenOptions are the flags of `callstream listen`.
+type listenOptions struct {
+	addr    string
+	secrets []string
+	status  int
+	delay   time.Duration
+	quiet   bool
+	json    bool
+}
+
+func newListenCommand() *cobra.Command {
+	var opts listenOptions
+	cmd := &cobra.Command{
+		Use:   "listen",
+		Short: "Receive webhooks here: verify and print each delivery",
+		Long: `Run a webhook endpoint on this machine. It passes the challenge that a new subscription is verified with, checks
+the signature of each delivery against --secret, prints it, and answers 200.`,
+		Example: `  callstream listen
+  callstream listen --addr :9000 --secret whsec_…     verify what arrives
+  callstream listen --status 500 --delay 2s           see what happens when an endpoint is slow and failing`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if len(opts.secrets) == 0 {
+				if s := os.Getenv("CALLSTREAM_WEBHOOK_SECRET"); s != "" {
+					opts.secrets = strings.Split(s, ",")
+				}
+			}
+			if opts.status < 200 || opts.status > 599 {
+				return fmt.Errorf("--status %d: an answer's status is between 200 and 599", opts.status)
+			}
+			r, err := newReceiver(opts, cmd.OutOrStdout(), time.Now)
+			if err != nil {
+				return err
+			}
+			return r.run(cmd.Context(), cmd.ErrOrStderr())
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&opts.addr, "addr", "127.0.0.1:9000", "where to listen; :9000 also takes requests from other machines")
+	flags.StringSliceVar(&opts.secrets, "secret", nil, "the subscription's signing secret, whsec_…; may be repeated (CALLSTREAM_WEBHOOK_SECRET)")
+	flags.IntVar(&opts.status, "status", http.StatusOK, "status to answer deliveries with")
+	flags.DurationVar(&opts.delay, "delay", 0, "time to take before the answer")
+	flags.BoolVarP(&opts.quiet, "quiet", "q", false, "one line a delivery, without the body")
+	flags.BoolVar(&opts.json, "json", false, "one JSON object a delivery, for programs")
+	return cmd
+}
+
+// maxDelivery bounds what is read of a request: renderings are 3 MiB at most.
+const maxDelivery = 8 << 20
+
+// receiver is a webhook endpoint that prints what it gets.
+type receiver struct {
+	opts   listenOptions
+	verify *verifier
+	now    func() time.Time
+
+	mu   sync.Mutex
+	out  io.Writer
+	seen *recentIDs
+}
+
+func newReceiver(opts listenOptions, out io.Writer, now func() time.Time) (*receiver, error) {
+	v, err := newVerifier(opts.secrets, now)
+	if err != nil {
+		return nil, err
+	}
+	return &receiver{opts: opts, verify: v, now: now, out: out, seen: newRecentIDs(200_000)}, nil
+}
+
+// run serves until ctx ends. Hints for a person go to hints.
+func (r *receiver) run(ctx context.Context, hints io.Writer) error {
+	server := httpserver.New(httpserver.Config{Addr: r.opts.addr, DrainTimeout: 2 * time.Second}, r)
+	bound, err := server.Listen()
+	if err != nil {
+		return fmt.Errorf("%w; choose another address with --addr", err)
+	}
+	url := endpointURL(bound)
+	fmt.Fprintf(hints, "Listening on %s\n", url)
+	if len(r.opts.secrets) == 0 {
+		fmt.Fprintf(hints, "Signatures are not checked: start again with --secret whsec_… once you have one.\n")
+	}
+	fmt.Fprintf(hints, `Next, in another terminal:
+  callstream subscriptions create --url %s --events '*'
+  callstream simulate --calls 1
+Ctrl-C ends it.
+
+`, url)
+	return server.Run(ctx)
+}
+
+// endpointURL is where something on this machine reaches a listener.
+func endpointURL(bound string) string {
+	for _, any := range []string{"[::]:", "0.0.0.0:"} {
+		if port, ok := strings.CutPrefix(bound, any); ok {
+			bound = "127.0.0.1:" + port
+		}
+	}
+	return "http://" + bound + "/"
+}
+
+// receipt is one delivery as --json prints it.
+type receipt struct {
+	Time      time.Time         `json:"time"`
+	Method    string            `json:"method"`
+	Path      string            `json:"path"`
+	WebhookID string            `json:"webhook_id,omitempty"`
+	EventID   string            `json:"event_id,omitempty"`
+	Type      string            `json:"type,omitempty"`
+	CallID    string            `json:"call_id,omitempty"`
+	Attempt   int               `json:"attempt,omitempty"`
+	Repeat    bool              `json:"repeat"`
+	Verified  *bool             `json:"verified"` // null without a secret
+	Problem   string            `json:"problem,omitempty"`
+	Challenge bool              `json:"challenge,omitempty"`
+	Answered  int               `json:"answered"`
+	Headers   map[string]string `json:"headers"`
+	Bytes     int               `json:"bytes"`
+	Body      json.RawMessage   `json:"body,omitempty"` // as it came, or a JSON string if it isn't JSON
+}
+
+// ServeHTTP takes one delivery, or the challenge that verifies a new subscription.
+func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, maxDelivery))
+	if err != nil {
+		http.Error(w, "the body could not be read: "+err.Error(), http.StatusRequestEntityTooLarge)
+		return
+	}
+	var peek struct {
+		ID        string `json:"id"`
+		Type      string `json:"type"`
+		CallID    string `json:"call_id"`
+		Challenge string `json:"challenge"`
+	}
+	isJSON := json.Unmarshal(body, &peek) == nil || json.Valid(body)
+	got := receipt{
+		Time: r.now(), Method: req.Method, Path: req.URL.RequestURI(), WebhookID: req.Header.Get("webhook-id"),
+		EventID: firstOf(req.Header.Get("x-event-id"), peek.ID), Type: peek.Type, CallID: peek.CallID, Answered: r.opts.status,
+		Headers: map[string]string{}, Bytes: len(body),
+	}
+	got.Attempt, _ = strconv.Atoi(req.Header.Get("webhook-attempt")) // 0 when absent
+	for name := range req.Header {
+		got.Headers[strings.ToLower(name)] = req.Header.Get(name)
+	}
+	switch {
+	case isJSON && len(body) > 0:
+		got.Body = body
+	case len(body) > 0:
+		got.Body, _ = json.Marshal(string(body)) // a string always encodes
+	}
+	if len(r.opts.secrets) > 0 {
+		err := r.verify.verify(req.Header, body)
+		ok := err == nil
+		got.Verified = &ok
+		if err != nil {
+			got.Problem = err.Error()
+		}
+	}
+	if peek.Type == "endpoint.verification" && peek.Challenge != "" {
+		got.Challenge, got.Answered = true, http.StatusOK
+		r.print(&got)
+		w.Header().Set("Content-Type", "application/json")
+		// A challenge of ours is plain ASCII, but what arrives here may come from anyone: encode it.
+		_ = json.NewEncoder(w).Encode(map[string]string{"challenge": peek.Challenge})
+		return
+	}
+	if r.opts.delay > 0 {
+		timer := time.NewTimer(r.opts.delay)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-req.Context().Done(): // the sender gave up: print it, nobody reads the answer
+		}
+	}
+	r.print(&got)
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(r.opts.status)
+	_, _ = io.WriteString(w, "{\"received\": "+strconv.FormatBool(r.opts.status < 300)+"}\n")
+}
+
+// print writes one receipt whole: deliveries arrive side by side.
+func (r *receiver) print(got *receipt) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if got.WebhookID != "" && !got.Challenge {
+		got.Repeat = r.seen.add(got.WebhookID)
+	}
+	var b bytes.Buffer
+	if r.opts.json {
+		enc := json.NewEncoder(&b)
+		enc.SetEscapeHTML(false)
+		if err := enc.Encode(got); err != nil {
+			return // unreachable: every member encodes
+		}
+	} else {
+		got.line(&b)
+		if !r.opts.quiet && len(got.Body) > 0 && !got.Challenge {
+			pretty(&b, got.Body)
+		}
+	}
+	_, _ = r.out.Write(b.Bytes())
+}
+
+// line writes the receipt for a person:
+//
+//	15:04:05.123  call.ended  evt_01J…  call c-77  attempt 1  ✓ verified
+func (g *receipt) line(b *bytes.Buffer) {
+	parts := []string{g.Time.Local().Format("15:04:05.000")}
+	if g.Challenge {
+		parts = append(parts, "challenge answered: the endpoint is verified now")
+	} else {
+		parts = append(parts, firstOf(g.Type, g.Method+" "+g.Path))
+		parts = append(parts, firstOf(g.EventID, g.WebhookID, "no event id"))
+		if g.CallID != "" {
+			parts = append(parts, "call "+g.CallID)
+		}
+		if g.Attempt > 0 {
+			parts = append(parts, "attempt "+strconv.Itoa(g.Attempt))
+		}
+	}
+	switch {
+	case g.Verified == nil && !g.Challenge:
+		parts = append(parts, "? unverified (no --secret)")
+	case g.Verified != nil && *g.Verified:
+		parts = append(parts, "✓ verified")
+	case g.Verified != nil:
+		parts = append(parts, "✗ "+g.Problem)
+	}
+	if g.Repeat {
+		parts = append(parts, "repeat of "+g.WebhookID)
+	}
+	if g.Answered != http.StatusOK {
+		parts = append(parts, "answered "+strconv.Itoa(g.Answered))
+	}
+	b.WriteString(oneLine(strings.Join(parts, "  ")))
+	b.WriteByte('\n')
+}
+
+func pretty(b *bytes.Buffer, body json.RawMessage) {
+	var text string
+	if json.Unmarshal(body, &text) == nil {
+		b.WriteString("    " + strings.ReplaceAll(printable(text), "\n", "\n    ") + "\n\n")
+		return
+	}
+	var indented bytes.Buffer
+	if err := json.Indent(&indented, body, "    ", "  "); err != nil {
+		return
+	}
+	b.WriteString("    " + printable(indented.String()) + "\n\n")
+}
+
+// recentIDs remembers the ids seen lately, within a bound: half of it at least.
+type recentIDs struct {
+	half          int
+	recent, older map[[16]byte]struct{}
+}
+
+func newRecentIDs(bound int) *recentIDs {
+	return &recentIDs{half: bound / 2, recent: map[[16]byte]struct{}{}}
+}
+
+// add remembers id and says whether it was there already.
+func (s *recentIDs) add(id string) bool {
+	sum := sha256.Sum256([]byte(id))
+	key := [16]byte(sum[:16])
+	_, there := s.recent[key]
+	if !there {
+		_, there = s.older[key]
+	}
+	if len(s.recent) >= s.half {
+		s.recent, s.older = map[[16]byte]struct{}{}, s.recent
+	}
+	s.recent[key] = struct{}{}
+	return there
+}
