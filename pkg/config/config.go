@@ -89,7 +89,8 @@ type Help struct{ Text string }
 func (h *Help) Error() string { return h.Text }
 
 // Validator is what a Config struct implements to check what tags can't say. It runs after everything is set, on nested
-// structs too, and returns one sentence for each problem, naming the variable.
+// structs too, and returns one sentence for each problem, naming the variable. It must bear any values: it runs even when
+// other settings are wrong, so that everything is reported at once.
 type Validator interface{ Validate() []string }
 
 // Load fills dst, a pointer to a struct. Nested structs without a config tag are flattened; a key that several of them
@@ -140,10 +141,7 @@ func Load(dst any, src Source) error {
 	for _, s := range set.order {
 		s.check(errs)
 	}
-	if len(errs.Problems) == 0 {
-		// What is set wrongly would only be complained about twice.
-		validate(root, errs)
-	}
+	validate(root, errs) // in any case: what can't be read has left the default in place
 	if len(errs.Problems) > 0 {
 		return errs
 	}

@@ -42,7 +42,7 @@ type two struct {
 }
 
 func (t *two) Validate() []string {
-	if t.Name == t.A.Brokers[0] {
+	if len(t.A.Brokers) > 0 && t.Name == t.A.Brokers[0] {
 		return []string{"CALLSTREAM_NAME: it must not be a broker's"}
 	}
 	return nil
