@@ -279,17 +279,28 @@ func newRecentIDs(bound int) *recentIDs {
 	return &recentIDs{half: bound / 2, recent: map[[16]byte]struct{}{}}
 }
 
+// has says whether id is remembered.
+func (s *recentIDs) has(id string) bool {
+	key := idKey(id)
+	if _, there := s.recent[key]; there {
+		return true
+	}
+	_, there := s.older[key]
+	return there
+}
+
 // add remembers id and says whether it was there already.
 func (s *recentIDs) add(id string) bool {
-	sum := sha256.Sum256([]byte(id))
-	key := [16]byte(sum[:16])
-	_, there := s.recent[key]
-	if !there {
-		_, there = s.older[key]
-	}
+	there := s.has(id)
 	if len(s.recent) >= s.half {
 		s.recent, s.older = map[[16]byte]struct{}{}, s.recent
 	}
-	s.recent[key] = struct{}{}
+	s.recent[idKey(id)] = struct{}{}
 	return there
+}
+
+// idKey keeps an id of any length in 16 bytes.
+func idKey(id string) [16]byte {
+	sum := sha256.Sum256([]byte(id))
+	return [16]byte(sum[:16])
 }

@@ -56,9 +56,11 @@ const timeLayout = "2006-01-02T15:04:05.000Z"
 // Stamp writes the times into the events' JSON, for a flow that starts at start.
 func (f *Flow) Stamp(start time.Time) {
 	start = start.UTC().Truncate(time.Millisecond)
+	var text [len(timeLayout) + 8]byte
 	for _, e := range f.Events {
 		for _, s := range e.stamps {
-			start.Add(s.at).AppendFormat(e.JSON[s.pos:s.pos], timeLayout)
+			// Not into place directly: AppendFormat writes more than it returns.
+			copy(e.JSON[s.pos:], start.Add(s.at).AppendFormat(text[:0], timeLayout))
 		}
 	}
 }
