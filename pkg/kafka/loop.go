@@ -3,10 +3,17 @@ package kafka
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sort"
+	"sync"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/metric/noop"
 	"go.uber.org/zap"
 )
 
@@ -16,9 +23,13 @@ type TopicPartition struct {
 	Partition int32
 }
 
+// String is topic/partition.
+func (tp TopicPartition) String() string { return fmt.Sprintf("%s/%d", tp.Topic, tp.Partition) }
+
 // WindowConfig bounds what may be taken beyond the committed offset of a partition.
 type WindowConfig struct {
-	// Offsets is at most 131,072, which is also the default.
+	// Offsets is at most 131,072, which is also the default. A window with 1,000 or more offsets that are not done spans
+	// at most 23,936 (see Window).
 	Offsets int
 	// Bytes of records that are handed out and not done; the default is 32 MiB. One record is always let through.
 	Bytes int64
@@ -29,10 +40,18 @@ type Loss struct {
 	TopicPartition
 	// From and To bound the offsets that are gone: From ≤ offset < To.
 	From, To int64
-	// Reason is "retention" (deleted before they were read) or "truncated" (the log was cut or made anew; it is read
-	// again from where it starts).
+	// Reason is LossRetention or LossTruncated.
 	Reason string
 }
+
+// Reasons of a Loss.
+const (
+	// LossRetention means that the records were deleted before they were read.
+	LossRetention = "retention"
+	// LossTruncated means that the log was cut, or its topic made anew: it now ends, or begins again, before what was
+	// read. Reading goes on at From; work in hand is finished and not committed.
+	LossTruncated = "truncated"
+)
 
 // LoopConfig says what a Loop consumes and who handles it.
 type LoopConfig struct {
@@ -47,7 +66,8 @@ type LoopConfig struct {
 	// ReadCommitted hides records of aborted and unfinished transactions.
 	ReadCommitted bool
 	Window        WindowConfig
-	// QueueBytes bounds what is fetched and not handed out yet, over all partitions; 64 MiB by default.
+	// QueueBytes bounds what is fetched and not handed out yet, over all partitions; 64 MiB by default. One fetch for
+	// each partition may come on top of it.
 	QueueBytes int64
 	// CommitEvery is the longest, and CommitCount the most completions of a partition, between commits: 1 s, 1,000.
 	CommitEvery time.Duration
@@ -63,49 +83,582 @@ type LoopConfig struct {
 	// Assigned is called before a partition's first record is handed out, in the partition's own goroutine, with the
 	// committed offset (-1 for none). It is repeated until it succeeds or ctx ends. May be nil.
 	Assigned func(ctx context.Context, tp TopicPartition, committed int64) error
-	// Lost is called after a partition is gone, whatever the reason; when it returns, late results are already void.
-	// May be nil.
+	// Lost is called after a partition is gone, whatever the reason, for each one that was assigned; by then late results
+	// are void. May be nil.
 	Lost func(tp TopicPartition)
 	// LostRecords is called when records were gone before they could be read. May be nil; it is logged and counted anyway.
 	LostRecords func(Loss)
 	// Handle is called for each record, in the order of offsets, by one goroutine for each partition. It may block: then
 	// only its partition waits. Its ctx ends as soon as the partition is to be given up or the loop drains; work already
-	// begun goes on under Task.Context.
+	// begun goes on under Task.Context. A record for which nothing of Task is ever called keeps its offset open, and with
+	// it in the end its partition.
 	Handle func(ctx context.Context, t *Task)
 }
 
-// Loop consumes topics as a member of a group.
-type Loop struct{}
+const (
+	commitTimeout    = 10 * time.Second
+	pingEvery        = 5 * time.Second
+	retentionEvery   = 30 * time.Second
+	fetchMaxBytes    = 16 << 20
+	partitionFetch   = 1 << 20
+	minQueue         = 64 << 10
+	maxQueue         = 4 << 20
+	holdAtMost       = time.Second
+	sessionTimeout   = 10 * time.Second
+	heartbeat        = 2 * time.Second
+	rebalanceTimeout = time.Minute
+)
+
+func (c *LoopConfig) defaults() error {
+	if c.Log == nil {
+		c.Log = zap.NewNop()
+	}
+	if c.Meter == nil {
+		c.Meter = noop.NewMeterProvider()
+	}
+	if c.Balancer == nil {
+		c.Balancer = kgo.CooperativeStickyBalancer()
+	}
+	if c.Window.Bytes <= 0 {
+		c.Window.Bytes = 32 << 20
+	}
+	if c.QueueBytes <= 0 {
+		c.QueueBytes = 64 << 20
+	}
+	if c.CommitCount <= 0 {
+		c.CommitCount = 1000
+	}
+	for d, def := range map[*time.Duration]time.Duration{
+		&c.CommitEvery: time.Second, &c.DrainTimeout: 20 * time.Second, &c.RevokeTimeout: 5 * time.Second, &c.StuckAfter: time.Minute,
+	} {
+		if *d <= 0 {
+			*d = def
+		}
+	}
+	switch {
+	case c.Group == "":
+		return errors.New("consume loop: no group")
+	case len(c.Topics) == 0:
+		return errors.New("consume loop: no topics")
+	case c.Handle == nil:
+		return errors.New("consume loop: no handler")
+	}
+	return nil
+}
+
+// Loop consumes topics as a member of a group: it hands out records, tracks what is done out of order, and commits.
+//
+// One goroutine polls. Each assigned partition has one more, which hands its records to Handle. Three rules keep them
+// from losing or doubling a record:
+//
+//   - A partition begins paused and is resumed by the polling goroutine between two polls, and its position is only ever
+//     set there too. So whatever a poll brings for it was fetched for this assignment and from this position; what an
+//     earlier poll still carries is dropped.
+//   - Completions, and what is committed, are decided under the partition's lock together with whether it is lost.
+//   - A commit, and the last moment of giving partitions up, exclude each other.
+type Loop struct {
+	cfg    LoopConfig
+	log    *zap.Logger
+	opts   []kgo.Opt
+	meters *loopMeters
+
+	commitMu  sync.Mutex    // held for a commit, and while partitions go from live to lost; taken before mu
+	commitAsk chan struct{} // a partition has completed CommitCount
+
+	mu       sync.Mutex // taken before a partition's lock
+	client   *kgo.Client
+	parts    map[TopicPartition]*partition // those whose records are handed out
+	live     map[*partition]struct{}       // those and the ones being given up: what may be committed
+	commands []func()                      // for the polling goroutine, between two polls
+	wake     context.CancelFunc            // ends the poll that is under way
+	phase    string                        // what the loop waits for; empty when it works
+	broker   error                         // the last ping's
+	draining bool
+	drainEnd time.Time
+	workers  sync.WaitGroup
+}
 
 // NewLoop checks the configuration and makes a loop; nothing is connected before Run.
-func NewLoop(cfg LoopConfig) (*Loop, error) { return nil, errors.New("not built yet") }
+func NewLoop(cfg LoopConfig) (*Loop, error) {
+	if err := cfg.defaults(); err != nil {
+		return nil, err
+	}
+	l := &Loop{
+		cfg:       cfg,
+		log:       cfg.Log.With(zap.String("group", cfg.Group)),
+		commitAsk: make(chan struct{}, 1),
+		parts:     make(map[TopicPartition]*partition),
+		live:      make(map[*partition]struct{}),
+		phase:     "not started",
+	}
+	opts, err := cfg.Config.Options(cfg.Log)
+	if err != nil {
+		return nil, err
+	}
+	opts = append(opts,
+		kgo.ConsumerGroup(cfg.Group),
+		kgo.ConsumeTopics(cfg.Topics...),
+		kgo.Balancers(cfg.Balancer),
+		kgo.DisableAutoCommit(),
+		// A group's first read, and one whose offset is gone, begin at the start: repeating beats losing.
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.FetchMaxBytes(fetchMaxBytes),
+		kgo.FetchMaxPartitionBytes(partitionFetch),
+		kgo.SessionTimeout(sessionTimeout),
+		kgo.HeartbeatInterval(heartbeat),
+		kgo.RebalanceTimeout(rebalanceTimeout),
+		kgo.OnPartitionsAssigned(l.onAssigned),
+		kgo.OnPartitionsRevoked(l.onRevoked),
+		kgo.OnPartitionsLost(l.onLost),
+		kgo.OnOffsetsFetched(l.onOffsets),
+	)
+	if cfg.ReadCommitted {
+		opts = append(opts, kgo.FetchIsolationLevel(kgo.ReadCommitted()))
+	}
+	l.opts = append(opts, cfg.Options...)
+	if err := kgo.ValidateOpts(l.opts...); err != nil {
+		return nil, fmt.Errorf("consume loop: %w", err)
+	}
+	if l.meters, err = newLoopMeters(l); err != nil {
+		return nil, fmt.Errorf("consume loop: make metrics: %w", err)
+	}
+	return l, nil
+}
 
 // Run consumes until ctx ends, then drains: no more is handed out, work in flight gets DrainTimeout, what is complete is
-// committed, and the group is left. It returns nil then.
-func (l *Loop) Run(ctx context.Context) error { return nil }
+// committed, and the group is left. It returns nil then. A loop runs once.
+func (l *Loop) Run(ctx context.Context) error {
+	unregister, err := l.meters.observe(l)
+	if err != nil {
+		return fmt.Errorf("consume loop: register metrics: %w", err)
+	}
+	defer unregister()
+
+	l.setPhase("waiting for Kafka at " + l.cfg.Where())
+	// The client joins the group as soon as it exists, and calls back: it must find itself in place.
+	l.mu.Lock()
+	client, err := kgo.NewClient(l.opts...)
+	l.client = client
+	l.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("consume loop: make a client: %w", err)
+	}
+
+	// What goes on until the drain is over, and what ends with ctx.
+	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBackground()
+	var services sync.WaitGroup
+	services.Go(func() { l.commitRegularly(background) })
+	services.Go(func() { l.watchBroker(background) })
+	services.Go(func() { l.watchProgress(background) })
+	services.Go(func() { l.watchRetention(background) })
+
+	l.poll(ctx)
+	l.drain()
+
+	stopBackground()
+	services.Wait()
+	leave, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	if err := client.LeaveGroupContext(leave); err != nil {
+		l.log.Warn("consume loop: leave the group; its partitions are free when the session times out", zap.Error(err))
+	}
+	client.Close()
+	l.giveUp(l.everything(), time.Time{}, false) // whatever the client did not call back for
+	l.setPhase("stopped")
+	ended := make(chan struct{})
+	go func() {
+		l.workers.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+		return nil
+	case <-time.After(l.cfg.RevokeTimeout):
+		return ErrHandlerStuck
+	}
+}
+
+// ErrHandlerStuck means that a handler went on after its contexts had ended: the loop is over, but not its work.
+var ErrHandlerStuck = errors.New("consume loop: a handler did not return")
+
+// poll fetches and delivers until ctx ends.
+func (l *Loop) poll(ctx context.Context) {
+	for ctx.Err() == nil {
+		l.mu.Lock()
+		commands := l.commands
+		l.commands = nil
+		pollCtx, wake := context.WithCancel(ctx)
+		l.wake = wake
+		l.mu.Unlock()
+		// A command that comes from here on ends the poll below, which then returns at once.
+		for _, c := range commands {
+			c()
+		}
+		fetches := l.client.PollFetches(pollCtx)
+		wake()
+		if fetches.IsClientClosed() {
+			return
+		}
+		fetches.EachError(l.fetchError)
+		fetches.EachPartition(func(fp kgo.FetchTopicPartition) {
+			if len(fp.Records) == 0 {
+				return
+			}
+			l.mu.Lock()
+			p := l.parts[TopicPartition{fp.Topic, fp.Partition}]
+			l.mu.Unlock()
+			if p != nil {
+				p.deliver(fp)
+			}
+		})
+	}
+}
+
+// command has fn run by the polling goroutine, between two polls. l.mu is held.
+func (l *Loop) command(fn func()) {
+	l.commands = append(l.commands, fn)
+	if l.wake != nil {
+		l.wake()
+	}
+}
+
+func (l *Loop) fetchError(topic string, partition int32, err error) {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return
+	}
+	fields := []zap.Field{zap.String("topic", topic), zap.Int32("partition", partition), zap.Error(err)}
+	var loss *kgo.ErrDataLoss
+	switch {
+	case errors.As(err, &loss):
+		// The records from ResetTo on come next; deliver notices that they go back, and reports it.
+		l.log.Error("consume loop: the broker lost records that were read before", fields...)
+	case errors.Is(err, kerr.UnknownTopicOrPartition):
+		l.setPhase("waiting for the topic " + topic + " to exist")
+		l.log.Warn("consume loop: no such topic", fields...)
+	default:
+		l.log.Warn("consume loop: fetch", fields...)
+	}
+}
+
+func (l *Loop) setPhase(phase string) {
+	l.mu.Lock()
+	l.phase = phase
+	l.mu.Unlock()
+}
 
 // Ready is nil when the loop has joined its group and every assigned partition is being read; else it says what it
 // waits for.
-func (l *Loop) Ready() error { return nil }
-
-// Task is one record, handed out to be done.
-type Task struct {
-	Record *kgo.Record
+func (l *Loop) Ready() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.broker != nil:
+		return fmt.Errorf("group %s: waiting for Kafka at %s: %w", l.cfg.Group, l.cfg.Where(), l.broker)
+	case l.draining:
+		return fmt.Errorf("group %s: draining", l.cfg.Group)
+	case l.phase != "":
+		return fmt.Errorf("group %s: %s", l.cfg.Group, l.phase)
+	}
+	for _, p := range l.parts {
+		if p.pauses&pauseStarting != 0 {
+			return fmt.Errorf("group %s: preparing partition %s", l.cfg.Group, p.tp)
+		}
+	}
+	return nil
 }
 
-// Context ends when the partition is lost, which for one that is taken away is at most RevokeTimeout after Stopping.
-func (t *Task) Context() context.Context { return nil }
+// Assignment lists the partitions whose records this loop hands out, sorted.
+func (l *Loop) Assignment() []TopicPartition {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	tps := make([]TopicPartition, 0, len(l.parts))
+	for tp := range l.parts {
+		tps = append(tps, tp)
+	}
+	sort.Slice(tps, func(i, j int) bool {
+		if tps[i].Topic != tps[j].Topic {
+			return tps[i].Topic < tps[j].Topic
+		}
+		return tps[i].Partition < tps[j].Partition
+	})
+	return tps
+}
 
-// Stopping is closed when the partition is to be given up or the loop drains: begin nothing new.
-func (t *Task) Stopping() <-chan struct{} { return nil }
+// onAssigned makes a partition of each assignment, paused before its first fetch.
+func (l *Loop) onAssigned(_ context.Context, _ *kgo.Client, assigned map[string][]int32) {
+	l.mu.Lock()
+	var stale []*partition
+	for topic, ps := range assigned {
+		for _, n := range ps {
+			if p := l.parts[TopicPartition{topic, n}]; p != nil {
+				stale = append(stale, p) // the client never does that; a lost record would be the price of trusting it
+			}
+		}
+	}
+	l.mu.Unlock()
+	l.giveUp(stale, time.Time{}, false)
 
-// Done completes the record's offset. All calls but the first, and any after the partition was lost, do nothing.
-func (t *Task) Done() {}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.phase = ""
+	for topic, ps := range assigned {
+		for _, n := range ps {
+			p := newPartition(l, TopicPartition{topic, n})
+			l.parts[p.tp] = p
+			l.live[p] = struct{}{}
+			l.pause(p, pauseStarting)
+			if l.draining {
+				p.stopIntake()
+			}
+			l.workers.Go(p.work)
+		}
+	}
+	if len(assigned) > 0 {
+		l.log.Info("partitions assigned", zap.Any("partitions", assigned), zap.Int("total", len(l.parts)))
+	}
+}
 
-// Abandon gives the record back undone, so that nobody waits for it when its partition is given up. It is handed out
-// again by the partition's next owner. Only sensible after Stopping.
-func (t *Task) Abandon() {}
+// onOffsets takes each new partition's committed offset and metadata.
+func (l *Loop) onOffsets(_ context.Context, _ *kgo.Client, resp *kmsg.OffsetFetchResponse) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, g := range resp.Groups {
+		for _, t := range g.Topics {
+			for _, rp := range t.Partitions {
+				p := l.parts[TopicPartition{t.Topic, rp.Partition}]
+				if p == nil || rp.ErrorCode != 0 {
+					continue
+				}
+				metadata := ""
+				if rp.Metadata != nil {
+					metadata = *rp.Metadata
+				}
+				p.restore(rp.Offset, metadata)
+			}
+		}
+	}
+	return nil
+}
 
-// Defer says that the record is not due before until. Only valid inside Handle, which then returns: the partition waits,
-// and hands out this record again. Nothing behind it is handed out meanwhile.
-func (t *Task) Defer(until time.Time) {}
+// onRevoked gives partitions up in good order: it lets work in flight finish for RevokeTimeout, and commits.
+func (l *Loop) onRevoked(_ context.Context, _ *kgo.Client, revoked map[string][]int32) {
+	until := time.Now().Add(l.cfg.RevokeTimeout)
+	l.mu.Lock()
+	if l.draining { // the drain has waited already
+		until = l.drainEnd
+	}
+	l.mu.Unlock()
+	l.giveUp(l.named(revoked), until, true)
+	if len(revoked) > 0 {
+		l.log.Info("partitions revoked", zap.Any("partitions", revoked))
+	}
+}
+
+// onLost gives partitions up that others may own already: nothing is committed.
+func (l *Loop) onLost(_ context.Context, _ *kgo.Client, lost map[string][]int32) {
+	l.mu.Lock()
+	if !l.draining {
+		l.phase = "joining the group"
+	}
+	l.mu.Unlock()
+	l.giveUp(l.named(lost), time.Time{}, false)
+	if len(lost) > 0 {
+		l.log.Warn("partitions lost: the group went on without this member", zap.Any("partitions", lost))
+	}
+}
+
+func (l *Loop) named(tps map[string][]int32) []*partition {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var ps []*partition
+	for topic, ns := range tps {
+		for _, n := range ns {
+			if p := l.parts[TopicPartition{topic, n}]; p != nil {
+				ps = append(ps, p)
+			}
+		}
+	}
+	return ps
+}
+
+func (l *Loop) everything() []*partition {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	ps := make([]*partition, 0, len(l.parts))
+	for _, p := range l.parts {
+		ps = append(ps, p)
+	}
+	return ps
+}
+
+// giveUp ends partitions: nothing more is handed out, work in flight has until then, what is done is committed, and late
+// results are void.
+func (l *Loop) giveUp(ps []*partition, until time.Time, commit bool) {
+	if len(ps) == 0 {
+		return
+	}
+	l.mu.Lock()
+	for _, p := range ps {
+		if l.parts[p.tp] == p {
+			delete(l.parts, p.tp)
+			l.unpause(p, pauseAll) // pauses outlive an assignment: the next one would never be fetched
+		}
+	}
+	l.shareQueue()
+	l.mu.Unlock()
+	for _, p := range ps {
+		p.stopIntake()
+	}
+	if commit {
+		for _, p := range ps {
+			p.waitIdle(until)
+		}
+	}
+
+	l.commitMu.Lock()
+	if commit {
+		ctx, cancel := context.WithTimeout(context.Background(), commitTimeout/2)
+		if err := l.commit(ctx, ps); err != nil {
+			l.log.Warn("consume loop: commit partitions that are given up; what they completed since the last commit is repeated", zap.Error(err))
+		}
+		cancel()
+	}
+	for _, p := range ps {
+		p.void()
+	}
+	l.mu.Lock()
+	for _, p := range ps {
+		delete(l.live, p)
+	}
+	l.mu.Unlock()
+	l.commitMu.Unlock()
+
+	for _, p := range ps {
+		p.finish()
+	}
+}
+
+// drain stops handing out, and waits for what is in flight.
+func (l *Loop) drain() {
+	until := time.Now().Add(l.cfg.DrainTimeout)
+	l.mu.Lock()
+	l.draining, l.drainEnd = true, until
+	l.mu.Unlock()
+	ps := l.everything()
+	for _, p := range ps {
+		p.stopIntake()
+	}
+	left := int64(0)
+	for _, p := range ps {
+		left += p.waitIdle(until)
+	}
+	l.commitMu.Lock()
+	defer l.commitMu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout/2)
+	defer cancel()
+	if err := l.commit(ctx, ps); err != nil {
+		l.log.Warn("consume loop: last commit; what was completed since the one before is repeated", zap.Error(err))
+	}
+	if left > 0 {
+		l.log.Warn("consume loop: drained, with work unfinished that will be repeated", zap.Int64("records", left))
+	}
+}
+
+// Reasons for which a partition is paused. It is fetched when none holds.
+const (
+	pauseStarting = 1 << iota // its offsets are not known, or Assigned has not succeeded
+	pauseFull                 // its queue is
+	pauseDeferred             // its next record is not due
+	pauseAll      = pauseStarting | pauseFull | pauseDeferred
+)
+
+// pause and unpause keep the client's pauses in step with the reasons. l.mu is held, and p is the partition's current
+// owner: pausing for a former one would pause its successor.
+func (l *Loop) pause(p *partition, why uint8) {
+	if p.pauses == 0 {
+		l.client.PauseFetchPartitions(map[string][]int32{p.tp.Topic: {p.tp.Partition}})
+	}
+	p.pauses |= why
+}
+
+func (l *Loop) unpause(p *partition, why uint8) {
+	if p.pauses == 0 {
+		return
+	}
+	if p.pauses &^= why; p.pauses == 0 {
+		l.client.ResumeFetchPartitions(map[string][]int32{p.tp.Topic: {p.tp.Partition}})
+	}
+}
+
+// whileCurrent runs fn with l.mu held if p's records are still handed out.
+func (l *Loop) whileCurrent(p *partition, fn func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.parts[p.tp] == p {
+		fn()
+	}
+}
+
+// shareQueue divides QueueBytes among the partitions. l.mu is held.
+func (l *Loop) shareQueue() {
+	if len(l.parts) == 0 {
+		return
+	}
+	share := min(max(l.cfg.QueueBytes/int64(len(l.parts)), minQueue), maxQueue)
+	for _, p := range l.parts {
+		p.queueHigh.Store(share)
+	}
+}
+
+// activate lets a prepared partition be fetched. It runs between two polls.
+func (l *Loop) activate(p *partition) {
+	l.whileCurrent(p, func() {
+		l.shareQueue()
+		if from, dropped := p.activate(); dropped {
+			l.seek(p, from)
+		}
+		l.unpause(p, pauseStarting)
+	})
+}
+
+// rewind seeks back to a record that was fetched and is not due. It runs between two polls, so that nothing that was
+// fetched before it can be delivered after it.
+func (l *Loop) rewind(p *partition, to int64) {
+	l.whileCurrent(p, func() {
+		l.seek(p, to)
+		p.rewound(to)
+	})
+}
+
+// seek sets the client's position, while l.mu keeps the partition from being revoked. Without an epoch: the position is
+// ours, not one that a leader is to be asked about.
+func (l *Loop) seek(p *partition, to int64) {
+	l.client.SetOffsets(map[string]map[int32]kgo.EpochOffset{p.tp.Topic: {p.tp.Partition: {Epoch: -1, Offset: to}}})
+}
+
+// startOffset asks where the partition's log begins, until there is an answer or ctx ends.
+func (l *Loop) startOffset(ctx context.Context, tp TopicPartition) (int64, error) {
+	starts, err := l.listStarts(ctx, tp.Topic)
+	if err != nil {
+		return 0, err
+	}
+	o, ok := starts.Lookup(tp.Topic, tp.Partition)
+	if !ok {
+		return 0, fmt.Errorf("list the start offset of %s: %w", tp, kerr.UnknownTopicOrPartition)
+	}
+	if o.Err != nil {
+		return 0, fmt.Errorf("list the start offset of %s: %w", tp, o.Err)
+	}
+	return o.Offset, nil
+}
+
+func (l *Loop) listStarts(ctx context.Context, topics ...string) (kadm.ListedOffsets, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	starts, err := kadm.NewClient(l.client).ListStartOffsets(ctx, topics...)
+	if err != nil {
+		return nil, fmt.Errorf("list start offsets: %w", err)
+	}
+	return starts, nil
+}
