@@ -1,0 +1,344 @@
+package filter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+	"go.uber.org/zap"
+
+	"github.com/callstream/callstream/pkg/kafka"
+	"github.com/callstream/callstream/pkg/run"
+	"github.com/callstream/callstream/pkg/telemetry"
+	"github.com/callstream/callstream/schemas/event"
+	"github.com/callstream/callstream/schemas/topic"
+	"github.com/callstream/callstream/subscription"
+)
+
+// Deps are what the filter is given.
+type Deps struct {
+	*telemetry.Telemetry
+	Codec *event.Codec
+}
+
+// Service is the filter. New, then Run.
+type Service struct {
+	cfg      Config
+	log      *zap.Logger
+	codec    codec
+	prepare  func(ctx context.Context, subjects ...string) error
+	tracer   trace.Tracer // nil when nobody collects spans
+	metrics  *metrics
+	book     *subscription.Book
+	feed     *kafka.Feed
+	producer *kafka.Producer
+	outbox   *outbox
+	decider  *decider
+	recaller *recaller
+	loop     *kafka.Loop
+	working  context.Context // of Run; for apply, which the feed calls without one
+
+	state atomic.Pointer[error] // what Run waits for before the loop runs; nil in it when nothing
+
+	mu         sync.Mutex
+	partitions map[kafka.TopicPartition]*partition
+}
+
+// New makes a filter; it connects to nothing before Run.
+func New(cfg Config, deps Deps) (*Service, error) {
+	s := &Service{
+		cfg: cfg, log: deps.Log.Named("filter"), codec: deps.Codec, prepare: deps.Codec.Prepare,
+		book: subscription.NewBook(), partitions: make(map[kafka.TopicPartition]*partition),
+	}
+	s.waitFor(errors.New("not started"))
+	if deps.Recording() {
+		s.tracer = deps.Tracer.Tracer("callstream/filter")
+	}
+	s.book.OnFault(func(c *subscription.Compiled) {
+		s.log.Error("a subscription cannot be read, so no event is matched with it", zap.String("subscription", c.ID),
+			zap.String("tenant", c.Tenant), zap.Int64("version", c.Version), zap.Error(c.Fault))
+	})
+	var err error
+	if s.metrics, err = newMetrics(deps.Meter, topic.Events(), s.book.Len); err != nil {
+		return nil, err
+	}
+	if s.feed, err = kafka.NewFeed(kafka.FeedConfig{Config: cfg.Kafka, Log: s.log, Topic: topic.Subscriptions, Apply: s.apply}); err != nil {
+		return nil, err
+	}
+	sizes := make(map[string]int)
+	for _, t := range topic.All(topic.Policy{}) {
+		sizes[t.Name] = t.MaxBytes
+	}
+	s.producer, err = kafka.NewProducer(cfg.Kafka, s.log,
+		kafka.ManualPartitions(isLane),
+		kafka.TopicBatchBytes(func(name string) int {
+			if size, ok := sizes[name]; ok {
+				return size
+			}
+			return sizes[topic.Lane(topic.DefaultLane)]
+		}))
+	if err != nil {
+		return nil, err
+	}
+	s.outbox = &outbox{log: s.log, metrics: s.metrics, write: s.producer.Produce, fit: s.fit}
+	adm := kadm.NewClient(s.producer.Client())
+	s.decider = &decider{
+		log: s.log, codec: s.codec, book: s.book, metrics: s.metrics, now: time.Now,
+		lanes: &lanes{log: s.log, list: listLanes(adm), now: time.Now},
+	}
+	s.recaller = &recaller{
+		config: cfg.Kafka, log: s.log, codec: s.codec, remember: cfg.RememberEvents, reach: cfg.RecallEvents, ahead: cfg.Window,
+		slots: make(chan struct{}, 4), now: time.Now,
+	}
+	s.loop, err = kafka.NewLoop(kafka.LoopConfig{
+		Config: cfg.Kafka, Log: s.log, Meter: deps.Meter, Group: Group, Topics: topic.Events(), ReadCommitted: true,
+		Window: kafka.WindowConfig{Offsets: cfg.Window},
+		Assigned: func(ctx context.Context, tp kafka.TopicPartition, committed int64) error {
+			return s.assigned(ctx, adm, tp, committed)
+		},
+		Lost:   s.lost,
+		Handle: s.handle,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// isLane says whether a topic holds deliveries, whose partitions the filter chooses.
+func isLane(name string) bool {
+	schema, ok := topic.SchemaOf(name)
+	return ok && schema == topic.DeliverySchema
+}
+
+// Run works until ctx ends, drains, and returns when everything it started has ended.
+func (s *Service) Run(ctx context.Context) error {
+	defer s.producer.Close()
+	if err := s.patiently(ctx, "prepare the schemas", func() error { return s.prepare(ctx, s.subjects()...) }); err != nil {
+		return nil
+	}
+	if err := s.patiently(ctx, "look for the delivery topics", func() error { return s.decider.lanes.load(ctx) }); err != nil {
+		return nil
+	}
+	group, ctx := run.NewGroup(ctx)
+	s.working = ctx
+	s.waitFor(nil)
+	group.Go("feed", s.feed.Run)
+	group.Go("loop", func(ctx context.Context) error {
+		// An event that is handled before its subscription is known would never be sent.
+		select {
+		case <-s.feed.Ready():
+		case <-ctx.Done():
+			return nil
+		}
+		err := s.loop.Run(ctx)
+		s.outbox.retries.Wait() // every partition is gone, so these end
+		return err
+	})
+	return group.Wait()
+}
+
+func (s *Service) subjects() []string {
+	return []string{
+		topic.Subject(topic.Lane(topic.DefaultLane)), topic.Subject(topic.Decisions), topic.Subject(topic.DeadLetters), topic.Subject(topic.Subscriptions),
+	}
+}
+
+// Ready is nil when the filter is able to work; else it says what it waits for.
+func (s *Service) Ready() error {
+	if err := *s.state.Load(); err != nil {
+		return err
+	}
+	if err := s.feed.Err(); err != nil {
+		return err
+	}
+	return s.loop.Ready()
+}
+
+// WaitApplied waits until the record at offset of the feed callstream.subscriptions, and all before it, are in force here.
+func (s *Service) WaitApplied(ctx context.Context, offset int64) error {
+	return s.feed.WaitFor(ctx, offset+1)
+}
+
+func (s *Service) waitFor(err error) { s.state.Store(&err) }
+
+// patiently does something until it succeeds, and returns an error only when ctx ended.
+func (s *Service) patiently(ctx context.Context, what string, do func() error) error {
+	for try := 0; ; try++ {
+		err := do()
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		s.waitFor(fmt.Errorf("%s: %w", what, err))
+		if try%10 == 3 {
+			s.log.Warn("waiting", zap.String("to", what), zap.Error(err))
+		}
+		if !pause(ctx, try) {
+			return ctx.Err()
+		}
+	}
+}
+
+// apply takes one record of the feed of subscriptions.
+func (s *Service) apply(r *kgo.Record) {
+	if len(r.Value) == 0 {
+		return // the tombstone of a subscription whose deletion was read before
+	}
+	record := &event.SubscriptionRecord{}
+	for try := 0; ; try++ {
+		err := s.codec.Decode(s.working, r.Value, record)
+		if err == nil {
+			break
+		}
+		if errors.Is(err, event.ErrPoison) {
+			s.log.Error("a record of the subscriptions' feed cannot be read", zap.Int64("offset", r.Offset), zap.Error(err))
+			return
+		}
+		s.log.Warn("waiting to read a subscription", zap.Int64("offset", r.Offset), zap.Error(err))
+		if !pause(s.working, try) {
+			return
+		}
+	}
+	s.book.Apply(record)
+}
+
+// assigned prepares a partition: its memory of recent events has to stand before its first record.
+func (s *Service) assigned(ctx context.Context, adm *kadm.Client, tp kafka.TopicPartition, committed int64) error {
+	memory, err := s.recaller.recall(ctx, adm, tp, committed)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.partitions[tp] = &partition{TopicPartition: tp, repeats: memory}
+	return nil
+}
+
+func (s *Service) lost(tp kafka.TopicPartition) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.partitions, tp)
+}
+
+func (s *Service) partition(r *kgo.Record) *partition {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.partitions[kafka.TopicPartition{Topic: r.Topic, Partition: r.Partition}]
+}
+
+// handle takes one event record. It returns when everything that follows from it is with the Kafka client, in order, or
+// when ctx has ended; then the record is abandoned and its next owner takes it.
+func (s *Service) handle(ctx context.Context, t *kafka.Task) {
+	r := t.Record
+	part := s.partition(r)
+	if part == nil || part.settle(ctx) != nil {
+		t.Abandon()
+		return
+	}
+	started := time.Now()
+	w := &work{task: t, part: part}
+	w.pending.Store(1)
+	out := &emission{flush: func(b *batch) *batch {
+		s.outbox.send(w, b)
+		return s.outbox.batch()
+	}}
+	var span trace.Span
+	if s.tracer != nil {
+		span = s.span(ctx, r, out)
+		w.done = func() { span.End() }
+	}
+	for try := 0; ; try++ {
+		out.batch = s.outbox.batch()
+		id, err := s.decider.decide(ctx, r, part.repeats, out)
+		if err == nil {
+			s.wide(r, id, out)
+			break
+		}
+		// The registry is away. Bytes are never given up for that: the partition waits.
+		s.outbox.free(out.batch)
+		if ctx.Err() == nil {
+			s.log.Warn("an event has to wait", zap.String("topic", r.Topic), zap.Int32("partition", r.Partition),
+				zap.Int64("offset", r.Offset), zap.Error(err))
+		}
+		if !pause(ctx, try) {
+			if span != nil {
+				span.End()
+			}
+			t.Abandon()
+			return
+		}
+	}
+	if span != nil {
+		span.SetAttributes(attribute.Int("callstream.records", len(out.records)))
+	}
+	s.outbox.send(w, out.batch)
+	s.metrics.event(r.Topic, time.Since(started))
+	w.release()
+}
+
+// span starts the span of an event that is sampled, in the trace that its record carries.
+func (s *Service) span(ctx context.Context, r *kgo.Record, out *emission) trace.Span {
+	ctx, span := s.tracer.Start(telemetry.Extract(ctx, kafka.Header(r, kafka.HeaderTraceparent)), "filter "+kafka.Header(r, kafka.HeaderType),
+		trace.WithSpanKind(trace.SpanKindConsumer))
+	if span.IsRecording() {
+		span.SetAttributes(
+			attribute.String("messaging.destination.name", r.Topic), attribute.Int("messaging.destination.partition.id", int(r.Partition)),
+			attribute.Int64("messaging.kafka.offset", r.Offset), attribute.String("callstream.event_id", kafka.Header(r, kafka.HeaderID)),
+			attribute.String("callstream.tenant", kafka.Header(r, kafka.HeaderTenant)))
+		out.traceparent = telemetry.Inject(ctx)
+	}
+	return span
+}
+
+// wide writes one log line with all that is known of an event, where debug logs are on.
+func (s *Service) wide(r *kgo.Record, id identity, out *emission) {
+	if line := s.log.Check(zap.DebugLevel, "event filtered"); line != nil {
+		line.Write(zap.String("topic", r.Topic), zap.Int32("partition", r.Partition), zap.Int64("offset", r.Offset),
+			zap.String("tenant", id.Tenant), zap.String("source", id.Source), zap.String("event", id.ID), zap.String("type", id.Type),
+			zap.Bool("id made", id.made), zap.Int("records", len(out.records)), zap.Duration("age", time.Since(r.Timestamp)))
+	}
+}
+
+// fit makes a record that its topic refuses as too large into one that fits: a delivery becomes its dead letter, a dead
+// letter loses the original's bytes, which the source offset stands for.
+func (s *Service) fit(r *kgo.Record, w *work) *kgo.Record {
+	source := w.task.Record
+	letter := s.decider.letter(source, deadTooLarge, fmt.Sprintf("the record for %s is %d bytes, more than the topic takes", r.Topic, len(r.Value)))
+	letter.OriginalValue = nil
+	letter.Tenant, letter.EventID = kafka.Header(r, kafka.HeaderTenant), kafka.Header(r, kafka.HeaderID)
+	letter.EventType, letter.Source = kafka.Header(r, kafka.HeaderType), kafka.Header(r, kafka.HeaderSource)
+	letter.SubscriptionID, letter.DeliveryID = kafka.Header(r, kafka.HeaderSubscription), kafka.Header(r, kafka.HeaderDelivery)
+	letter.SubscriptionVersion, _ = kafka.HeaderInt(r, kafka.HeaderSubscriptionVersion)
+	letter.Traceparent, letter.ErrorClass = kafka.Header(r, kafka.HeaderTraceparent), deadTooLarge
+	if r.Topic == topic.DeadLetters {
+		if reason := kafka.Header(r, headerReason); reason != "" && len(r.Value) > len(source.Value) {
+			letter.Reason = reason
+		}
+		// What is left over after this is a few hundred bytes.
+		letter.OriginalKey, letter.OriginalHeaders = nil, nil
+		if len(r.Value) < smallLetter {
+			s.log.Error("not even the shortest dead letter fits, so the event is only here", zap.String("topic", source.Topic),
+				zap.Int32("partition", source.Partition), zap.Int64("offset", source.Offset))
+			return nil
+		}
+	}
+	value, err := s.codec.Encode(w.task.Context(), nil, letter)
+	if err != nil {
+		return r // tried again, and here again
+	}
+	s.metrics.deadLetter(letter.Reason)
+	return &kgo.Record{Topic: topic.DeadLetters, Key: r.Key, Value: value, Headers: letterHeaders(letter)}
+}
+
+// smallLetter is more than a dead letter without the original takes.
+const smallLetter = 8 << 10
