@@ -15,13 +15,21 @@ var (
 	// ErrUnreachable means that the registry could not be asked, or could not answer: wait and ask again.
 	ErrUnreachable = errors.New("schema registry is unreachable")
 	// ErrSchemaNotFound means that the registry answered, and knows no such schema.
-	ErrSchemaNotFound = errors.New("schema registry knows no such schema")
+	ErrSchemaNotFound error = schemaNotFound{}
 	// ErrIncompatible means that the registry refuses a new schema because readers or writers of an earlier one could
 	// not go on.
 	ErrIncompatible = errors.New("schema is not compatible with earlier versions")
 	// ErrRefused means that the registry refuses the request as such: no permission, an invalid schema.
 	ErrRefused = errors.New("schema registry refuses the request")
 )
+
+// schemaNotFound has a method by which a codec, which doesn't know this package, tells it from a registry that is away.
+type schemaNotFound struct{}
+
+func (schemaNotFound) Error() string { return "schema registry knows no such schema" }
+
+// NotFound is always true.
+func (schemaNotFound) NotFound() bool { return true }
 
 // RegistryConfig says where the Confluent-compatible schema registry is.
 type RegistryConfig struct {
