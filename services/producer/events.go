@@ -473,9 +473,9 @@ func syntaxFault(body []byte, p *part, err error) problem.Fault {
 	var shape *shapeError
 	switch {
 	case errors.As(err, &ours):
-		offset = int(ours.Offset)
+		offset, fault.Detail = int(ours.Offset), "not JSON: "+ours.Detail
 	case errors.As(err, &theirs):
-		offset, fault.Detail = int(theirs.ByteOffset), strings.TrimPrefix(theirs.Err.Error(), "jsontext: ")
+		offset, fault.Detail = int(theirs.ByteOffset), "not JSON: "+strings.TrimPrefix(theirs.Err.Error(), "jsontext: ")
 	case errors.As(err, &shape):
 		offset = shape.offset
 	}

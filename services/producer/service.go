@@ -30,6 +30,9 @@ type Deps struct {
 	Codec *event.Codec
 	// Now is the clock, time.Now when nil.
 	Now func() time.Time
+
+	// client is added to the Kafka client's options: tests connect it to a network of their own.
+	client []kgo.Opt
 }
 
 // Service is the producer.
@@ -87,11 +90,12 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	// that is alone may be over the budget by what one request can hold.
 	records := int(s.budget.limit/recordCost) + cfg.MaxEvents + 1
 	bytes := int(s.budget.limit) + 4*maxRequestBytes
-	producer, err := kafka.NewProducer(cfg.Kafka, deps.Log,
+	producer, err := kafka.NewProducer(cfg.Kafka, deps.Log, append([]kgo.Opt{
 		kgo.MaxBufferedRecords(records), kgo.MaxBufferedBytes(bytes),
 		// A record that Kafka never took is given up soon after its caller was: holding it on would only fill the budget.
-		kgo.RecordDeliveryTimeout(cfg.AckTimeout+2*time.Second),
-		kafka.TopicBatchBytes(func(string) int { return 2 << 20 }))
+		kgo.RecordDeliveryTimeout(cfg.AckTimeout + 2*time.Second),
+		kafka.TopicBatchBytes(func(string) int { return 2 << 20 }),
+	}, deps.client...)...)
 	if err != nil {
 		return nil, fmt.Errorf("producer: %w", err)
 	}
