@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 )
 
@@ -152,20 +151,17 @@ func (s *Store) Objects(ctx context.Context, kind Kind, after string, limit int)
 	if kind == KindKey {
 		return s.keyObjects(ctx, after, limit)
 	}
-	rows, err := s.query(ctx, `SELECT id, tenant, version, spec, secrets, updated_at, deleted_at FROM subscriptions WHERE id > ? ORDER BY id LIMIT ?`, after, limit)
+	rows, err := s.query(ctx, selectSubscriptionEntry+` WHERE id > ? ORDER BY id LIMIT ?`, after, limit)
 	if err != nil {
 		return nil, fmt.Errorf("read subscriptions: %w", err)
 	}
 	defer rows.Close()
 	var list []Entry
 	for rows.Next() {
-		var id, tenant, spec, secrets string
-		var version, updated, deleted int64
-		if err := rows.Scan(&id, &tenant, &version, &spec, &secrets, &updated, &deleted); err != nil {
+		e, err := scanSubscriptionEntry(rows)
+		if err != nil {
 			return nil, fmt.Errorf("read subscriptions: %w", err)
 		}
-		e := subscriptionEntry(id, tenant, version, deleted != 0, spec, secrets)
-		e.At = fromMicros(updated)
 		list = append(list, e)
 	}
 	if err := rows.Err(); err != nil {
@@ -174,8 +170,26 @@ func (s *Store) Objects(ctx context.Context, kind Kind, after string, limit int)
 	return list, nil
 }
 
+const selectSubscriptionEntry = `SELECT id, tenant, version, spec, secrets, updated_at, deleted_at FROM subscriptions`
+
+func scanSubscriptionEntry(row scanner) (Entry, error) {
+	var id, tenant, spec, secrets string
+	var version, updated, deleted int64
+	if err := row.Scan(&id, &tenant, &version, &spec, &secrets, &updated, &deleted); err != nil {
+		if errors.Is(err, sql.ErrNoRows) {
+			return Entry{}, ErrNotFound
+		}
+		return Entry{}, err
+	}
+	e := subscriptionEntry(id, tenant, version, deleted != 0, spec, secrets)
+	e.At = fromMicros(updated)
+	return e, nil
+}
+
+const selectKeyDeleted = `SELECT id, tenant, version, name, hash, scopes, created_at, updated_at, expires_at, deleted_at FROM api_keys`
+
 func (s *Store) keyObjects(ctx context.Context, after string, limit int) ([]Entry, error) {
-	rows, err := s.query(ctx, strings.Replace(selectKey, " FROM", ", deleted_at FROM", 1)+` WHERE id > ? ORDER BY id LIMIT ?`, after, limit)
+	rows, err := s.query(ctx, selectKeyDeleted+` WHERE id > ? ORDER BY id LIMIT ?`, after, limit)
 	if err != nil {
 		return nil, fmt.Errorf("read keys: %w", err)
 	}
@@ -207,11 +221,12 @@ type withDeleted struct {
 
 func (w withDeleted) Scan(dest ...any) error { return w.scanner.Scan(append(dest, w.deleted)...) }
 
-// Adopt stores objects that were read from a feed, as they stand there, unless an object of that id is stored already.
+// Adopt stores objects that were read from a feed, as they stand there or as deleted now, unless an object of that id is
+// stored already.
 func (s *Store) Adopt(ctx context.Context, entries []Entry) error {
 	return s.change(ctx, "adopt objects from the feed", func(t tx) error {
 		for _, e := range entries {
-			if err := adopt(ctx, t, e); err != nil {
+			if err := adopt(ctx, t, s.Now(), e); err != nil {
 				return fmt.Errorf("%s %s: %w", e.Kind, e.ID, err)
 			}
 			if err := audit(ctx, t, s.Now(), e, Change{Actor: "system", Action: "adopted"}); err != nil {
@@ -222,7 +237,11 @@ func (s *Store) Adopt(ctx context.Context, entries []Entry) error {
 	})
 }
 
-func adopt(ctx context.Context, t tx, e Entry) error {
+func adopt(ctx context.Context, t tx, at time.Time, e Entry) error {
+	deletedAt := int64(0)
+	if e.Deleted {
+		deletedAt = micros(at)
+	}
 	if e.Kind == KindKey {
 		k, err := e.Key()
 		if err != nil {
@@ -232,37 +251,63 @@ func adopt(ctx context.Context, t tx, e Entry) error {
 		if err != nil {
 			return err
 		}
-		_, err = t.exec(ctx, `INSERT INTO api_keys (id, tenant, version, name, hash, scopes, created_at, updated_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
-			k.ID, k.Tenant, k.Version, k.Name, k.Hash, string(scopes), micros(k.CreatedAt), micros(k.UpdatedAt), micros(k.ExpiresAt))
+		hash := k.Hash
+		if e.Deleted {
+			hash = "deleted " + e.ID // hashes are unique, and this one is nobody's
+		}
+		_, err = t.exec(ctx, `INSERT INTO api_keys (id, tenant, version, name, hash, scopes, created_at, updated_at, expires_at, deleted_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+			k.ID, k.Tenant, k.Version, k.Name, hash, string(scopes), micros(k.CreatedAt), micros(k.UpdatedAt), micros(k.ExpiresAt), deletedAt)
 		return err
 	}
 	var times struct {
 		CreatedAt time.Time `json:"created_at"`
 		UpdatedAt time.Time `json:"updated_at"`
 	}
-	if err := json.Unmarshal(e.Spec, &times); err != nil {
+	spec, secrets := string(e.Spec), string(e.Secrets)
+	if e.Deleted {
+		spec = "{}"
+	}
+	if err := json.Unmarshal([]byte(spec), &times); err != nil {
 		return err
 	}
-	secrets := string(e.Secrets)
 	if secrets == "" {
 		secrets = "{}"
 	}
-	_, err := t.exec(ctx, `INSERT INTO subscriptions (id, tenant, version, spec, secrets, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
-		e.ID, e.Tenant, e.Version, string(e.Spec), secrets, micros(times.CreatedAt), micros(times.UpdatedAt))
+	_, err := t.exec(ctx, `INSERT INTO subscriptions (id, tenant, version, spec, secrets, created_at, updated_at, deleted_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+		e.ID, e.Tenant, e.Version, spec, secrets, micros(times.CreatedAt), micros(times.UpdatedAt), deletedAt)
 	return err
 }
 
-// Republish puts every object of a kind into the outbox again, as it is. It is what a new epoch and a feed that lost its
-// records need.
-func (s *Store) Republish(ctx context.Context, entries []Entry) error {
+// Republish puts objects of a kind into the outbox again, as they are then. Each is read under the lock of its row, so that
+// no newer version of it can get into the outbox before.
+func (s *Store) Republish(ctx context.Context, kind Kind, ids []string) error {
 	return s.change(ctx, "republish", func(t tx) error {
-		for _, e := range entries {
+		for _, id := range ids {
+			e, err := object(ctx, t, kind, id)
+			if errors.Is(err, ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
 			if _, err := insertEntry(ctx, t, s.Now(), e); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+}
+
+func object(ctx context.Context, t tx, kind Kind, id string) (Entry, error) {
+	if kind == KindKey {
+		var deleted int64
+		k, err := scanKey(withDeleted{t.row(ctx, selectKeyDeleted+` WHERE id = ?`+t.forUpdate(), id), &deleted})
+		if err != nil {
+			return Entry{}, err
+		}
+		return keyEntry(k, deleted != 0)
+	}
+	return scanSubscriptionEntry(t.row(ctx, selectSubscriptionEntry+` WHERE id = ?`+t.forUpdate(), id))
 }
 
 // Forgettable returns the objects of a kind that were deleted before a time, at most limit of them.

@@ -1,0 +1,302 @@
+package console
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"mime"
+	"net/http"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/callstream/callstream/pkg/auth"
+	"github.com/callstream/callstream/pkg/problem"
+	"github.com/callstream/callstream/services/console/storage"
+	"github.com/callstream/callstream/subscription"
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"go.uber.org/zap"
+)
+
+// Limits of the lists.
+const (
+	defaultLimit = 50
+	maxLimit     = 500
+)
+
+type principalKey struct{}
+
+// newHandler declares the API. huma describes it from the same declarations that serve it.
+func newHandler(s *Service) http.Handler {
+	mux := http.NewServeMux()
+	config := huma.DefaultConfig("callstream", "1")
+	config.Info.Description = "Call events to webhooks: subscriptions, API keys and the catalogue of event types."
+	config.CreateHooks = nil // no "$schema" members in answers
+	config.DocsPath, config.SchemasPath, config.OpenAPIPath = "", "", ""
+	config.Transformers = append(config.Transformers, problemOf)
+	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
+		"key": {Type: "http", Scheme: "bearer", Description: "An API key, cs_…"},
+	}
+	config.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer)
+	config.Components.Schemas.RegisterTypeAlias(reflect.TypeFor[subscription.Duration](), reflect.TypeFor[string]())
+	config.Components.Schemas.RegisterTypeAlias(reflect.TypeFor[subscription.Hidden](), reflect.TypeFor[any]())
+	config.Components.Schemas.RegisterTypeAlias(reflect.TypeFor[subscription.TTL](), reflect.TypeFor[any]())
+	api := humago.New(mux, config)
+	a := &apiSet{Service: s, api: api}
+	api.UseMiddleware(a.authenticate)
+	a.registerSubscriptions()
+	a.registerKeys()
+	a.registerEventTypes()
+	document := openAPI(api.OpenAPI(), s.deps.ExtraPaths, s.log)
+	mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, r *http.Request) {
+		if s.guard.Off {
+			// The document tells nothing, but a page of another site has no business with this address at all.
+			if _, p := s.guard.Authenticate(r); p != nil {
+				problem.Write(w, p)
+				return
+			}
+		}
+		w.Header().Set("Content-Type", "application/openapi+json")
+		w.Write(document)
+	})
+	return s.recovering(withProblems(mux))
+}
+
+// openAPI writes the document, with the paths of other handlers in this process.
+func openAPI(doc *huma.OpenAPI, extra []byte, log *zap.Logger) []byte {
+	raw, err := json.Marshal(doc)
+	if err != nil {
+		log.Error("the OpenAPI document can't be written", zap.Error(err))
+		return []byte("{}")
+	}
+	if len(extra) == 0 {
+		return raw
+	}
+	var all, more map[string]any
+	err = json.Unmarshal(raw, &all)
+	if err == nil {
+		err = json.Unmarshal(extra, &more)
+	}
+	if err != nil {
+		log.Error("further paths can't be added to the OpenAPI document", zap.Error(err))
+		return raw
+	}
+	paths, _ := all["paths"].(map[string]any)
+	for path, item := range more {
+		paths[path] = item
+	}
+	if merged, err := json.Marshal(all); err == nil {
+		return merged
+	}
+	return raw
+}
+
+// apiSet registers operations.
+type apiSet struct {
+	*Service
+	api huma.API
+}
+
+func (a *apiSet) authenticate(ctx huma.Context, next func(huma.Context)) {
+	r, w := humago.Unwrap(ctx)
+	p, refusal := a.guard.Authenticate(r)
+	if refusal == nil {
+		if scope, ok := ctx.Operation().Metadata["scope"].(string); ok {
+			refusal = auth.Require(p, scope)
+		}
+	}
+	if refusal != nil {
+		problem.Write(w, refusal)
+		return
+	}
+	next(huma.WithValue(ctx, principalKey{}, p))
+}
+
+func caller(ctx context.Context) auth.Principal {
+	p, _ := ctx.Value(principalKey{}).(auth.Principal)
+	return p
+}
+
+// operation is what the declaration of an operation needs beside its types.
+type operation struct {
+	id, method, path string
+	summary          string
+	scope            string // none: any caller
+	status           int
+	body             any // a value of the type that the body's schema is made of; nil for no body
+	bodyOptional     bool
+	mediaTypes       []string
+	errors           []int
+}
+
+// rawInput is implemented by inputs with a body that the handler parses itself: to report every fault with its place, in
+// the words that the same document gets everywhere.
+type rawInput interface{ contentType() string }
+
+// body is embedded by inputs with a body.
+type body struct {
+	ContentType string `header:"Content-Type" hidden:"true"`
+	RawBody     []byte `contentType:"application/json"`
+}
+
+func (b *body) contentType() string { return b.ContentType }
+
+// register declares an operation and the handler for it.
+func register[I, O any](a *apiSet, op operation, handle func(ctx context.Context, store *storage.Store, p auth.Principal, in *I) (*O, error)) {
+	if len(op.mediaTypes) == 0 {
+		op.mediaTypes = []string{"application/json"}
+	}
+	codes := append([]int{http.StatusUnauthorized, http.StatusForbidden, http.StatusServiceUnavailable}, op.errors...)
+	slices.Sort(codes)
+	declared := huma.Operation{
+		OperationID: op.id, Method: op.method, Path: op.path, Summary: op.summary, DefaultStatus: op.status,
+		Errors: slices.Compact(codes), MaxBodyBytes: subscription.MaxDocument,
+		Security: []map[string][]string{{"key": {}}},
+		Metadata: map[string]any{}, RejectUnknownQueryParameters: true,
+	}
+	if op.scope != "" {
+		declared.Metadata["scope"] = op.scope
+		declared.Description = "Scope: " + op.scope + "."
+	}
+	if op.body != nil {
+		declared.RequestBody = &huma.RequestBody{Required: !op.bodyOptional, Content: map[string]*huma.MediaType{}}
+		declared.SkipValidateBody = true
+	}
+	huma.Register(a.api, declared, func(ctx context.Context, in *I) (*O, error) {
+		if raw, ok := any(in).(rawInput); ok && !accepts(op.mediaTypes, raw.contentType(), op.bodyOptional) {
+			return nil, refuse(http.StatusUnsupportedMediaType, "send "+strings.Join(op.mediaTypes, " or "))
+		}
+		store, err := a.database()
+		if err != nil {
+			return nil, refuse(http.StatusServiceUnavailable, "the database is not available; try again")
+		}
+		out, err := handle(ctx, store, caller(ctx), in)
+		if err != nil {
+			return nil, a.answer(ctx, err)
+		}
+		return out, nil
+	})
+	if op.body != nil {
+		// huma describes a raw body as bytes; what it holds is this.
+		registry := a.api.OpenAPI().Components.Schemas
+		schema := registry.Schema(reflect.TypeOf(op.body), true, "")
+		for name := range declared.RequestBody.Content {
+			delete(declared.RequestBody.Content, name)
+		}
+		for _, mediaType := range op.mediaTypes {
+			declared.RequestBody.Content[mediaType] = &huma.MediaType{Schema: schema}
+		}
+	}
+}
+
+func accepts(mediaTypes []string, contentType string, optional bool) bool {
+	if contentType == "" {
+		return optional
+	}
+	base, params, err := mime.ParseMediaType(contentType)
+	if err != nil || !slices.Contains(mediaTypes, base) {
+		return false
+	}
+	charset, given := params["charset"]
+	return !given || strings.EqualFold(charset, "utf-8")
+}
+
+// listInput are the parameters of every list.
+type listInput struct {
+	Limit  int    `query:"limit" minimum:"1" maximum:"500" default:"50" doc:"most items in the answer"`
+	Cursor string `query:"cursor" maxLength:"200" doc:"next_cursor of the page before"`
+}
+
+func (in *listInput) before() (string, error) {
+	if in.Cursor == "" {
+		return "", nil
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(in.Cursor)
+	id, ok := strings.CutPrefix(string(raw), "id:")
+	if err != nil || !ok || strings.ContainsFunc(id, func(r rune) bool { return r < 33 || r > 126 }) {
+		return "", refuse(http.StatusBadRequest, "the cursor is none that a list gave")
+	}
+	return id, nil
+}
+
+// list is the body of every list.
+type list[T any] struct {
+	Items      []T     `json:"items"`
+	NextCursor *string `json:"next_cursor" doc:"null on the last page"`
+}
+
+// page cuts what was read, one more than asked for, into the answer.
+func page[T any](items []T, limit int, id func(T) string) list[T] {
+	out := list[T]{Items: items}
+	if len(items) > limit {
+		out.Items = items[:limit]
+		cursor := base64.RawURLEncoding.EncodeToString([]byte("id:" + id(items[limit-1])))
+		out.NextCursor = &cursor
+	}
+	return out
+}
+
+// statusOf is the status of a change: want, or 202 when it is stored and not in force yet.
+func statusOf(want int, inForce bool) int {
+	if inForce {
+		return want
+	}
+	return http.StatusAccepted
+}
+
+// recovering answers 500 where a handler panics, and logs it: one request's bug must not look like a lost connection.
+func (s *Service) recovering(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			v := recover()
+			if v == nil {
+				return
+			}
+			if v == http.ErrAbortHandler {
+				panic(v)
+			}
+			s.log.Error("a request panicked", zap.Any("panic", v), zap.String("path", r.URL.Path), zap.Stack("stack"))
+			problem.Write(w, problem.New(http.StatusInternalServerError, "something went wrong here; the log says what"))
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// withProblems gives the mux's own answers, 404 and 405, the shape of all others.
+func withProblems(mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, pattern := mux.Handler(r); pattern == "" {
+			mux.ServeHTTP(&plainError{ResponseWriter: w}, r)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// plainError replaces an answer of http.Error by the problem of that status.
+type plainError struct {
+	http.ResponseWriter
+	done bool
+}
+
+func (p *plainError) WriteHeader(status int) {
+	if status < 400 {
+		p.ResponseWriter.WriteHeader(status)
+		return
+	}
+	p.done = true
+	detail := "there is nothing at this path"
+	if status == http.StatusMethodNotAllowed {
+		detail = "this path takes " + p.Header().Get("Allow")
+	}
+	p.Header().Del("X-Content-Type-Options")
+	problem.Write(p.ResponseWriter, problem.New(status, detail))
+}
+
+func (p *plainError) Write(b []byte) (int, error) {
+	if p.done {
+		return len(b), nil
+	}
+	return p.ResponseWriter.Write(b)
+}

@@ -1,0 +1,78 @@
+package console
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/callstream/callstream/pkg/kafka"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/zap"
+)
+
+// feedLog is the log behind the feeds. Each topic has one partition.
+type feedLog interface {
+	// append writes a record, nil being a tombstone, and returns its offset once every in-sync replica has it.
+	append(ctx context.Context, topic string, r feedRecord) (int64, error)
+	// read calls fn for every record from the start to where the topic ends now.
+	read(ctx context.Context, topic string, fn func(feedRecord)) error
+}
+
+// feedRecord is one record of a feed.
+type feedRecord struct {
+	key   string
+	value []byte // nil is a tombstone
+	// database tells which database wrote the record.
+	database string
+}
+
+// headerDatabase carries feedRecord.database. It keeps a console with another database from taking a feed over.
+const headerDatabase = "database"
+
+type kafkaLog struct {
+	cfg      kafka.Config
+	log      *zap.Logger
+	producer *kafka.Producer
+}
+
+func newKafkaLog(cfg kafka.Config, log *zap.Logger) (*kafkaLog, error) {
+	// A change's caller waits for the record, so a broker that is away is noticed; the relay tries again for ever.
+	producer, err := kafka.NewProducer(cfg, log, kgo.RecordDeliveryTimeout(publishTimeout))
+	if err != nil {
+		return nil, err
+	}
+	return &kafkaLog{cfg: cfg, log: log, producer: producer}, nil
+}
+
+func (l *kafkaLog) close() { l.producer.Close() }
+
+func (l *kafkaLog) append(ctx context.Context, topic string, r feedRecord) (int64, error) {
+	rec := &kgo.Record{Topic: topic, Key: []byte(r.key), Value: r.value,
+		Headers: []kgo.RecordHeader{kafka.StringHeader(headerDatabase, r.database)}}
+	if err := l.producer.ProduceSync(ctx, rec); err != nil {
+		return 0, fmt.Errorf("write to %s: %w", topic, err)
+	}
+	return rec.Offset, nil
+}
+
+func (l *kafkaLog) read(ctx context.Context, topic string, fn func(feedRecord)) error {
+	feed, err := kafka.NewFeed(kafka.FeedConfig{Config: l.cfg, Log: l.log, Topic: topic, Apply: func(r *kgo.Record) {
+		fn(feedRecord{key: string(r.Key), value: r.Value, database: kafka.Header(r, headerDatabase)})
+	}})
+	if err != nil {
+		return fmt.Errorf("read %s: %w", topic, err)
+	}
+	ctx, stop := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() { done <- feed.Run(ctx) }()
+	select {
+	case <-feed.Ready():
+		stop()
+		return <-done
+	case err := <-done:
+		stop()
+		if err == nil {
+			err = ctx.Err()
+		}
+		return fmt.Errorf("read %s: %w", topic, err)
+	}
+}

@@ -1,0 +1,231 @@
+package console
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/callstream/callstream/pkg/auth"
+	"github.com/callstream/callstream/pkg/egress"
+	"github.com/callstream/callstream/pkg/run"
+	"github.com/callstream/callstream/pkg/secret"
+	"github.com/callstream/callstream/pkg/telemetry"
+	"github.com/callstream/callstream/schemas/event"
+	"github.com/callstream/callstream/services/console/storage"
+	"github.com/callstream/callstream/subscription"
+	"go.uber.org/zap"
+)
+
+// Deps are what the console needs from outside.
+type Deps struct {
+	*telemetry.Telemetry
+	// Codec reads and writes the feeds' records.
+	Codec *event.Codec
+	// Box seals subscriptions' secrets.
+	Box *secret.Box
+	// Egress sends verification requests; nil means a guarded client of the console's own.
+	Egress http.RoundTripper
+	// InForce waits until everything below an offset of the subscriptions' feed is applied where it matters, in
+	// processes that can tell: nil means that a change is in force when it is on the feed.
+	InForce func(ctx context.Context, offset int64) error
+	// KeysInForce is InForce for the feed of keys.
+	KeysInForce func(ctx context.Context, offset int64) error
+	// ExtraPaths are path items of other handlers in this process, as a JSON object by path; /openapi.json shows them.
+	ExtraPaths []byte
+	// Now is the clock, time.Now when nil.
+	Now func() time.Time
+
+	// log is the log behind the feeds; nil means Kafka.
+	log feedLog
+}
+
+// Service is the console.
+type Service struct {
+	cfg     Config
+	deps    Deps
+	log     *zap.Logger
+	rules   subscription.Rules
+	guard   auth.Guard
+	egress  http.RoundTripper
+	metrics *metrics
+	handler http.Handler
+	relay   *relay
+	closers []func()
+
+	mu     sync.Mutex
+	store  *storage.Store // nil until the database was opened
+	opened chan struct{}
+	dbErr  error // why it is not open yet
+}
+
+// New makes the service. Nothing is connected before Run.
+func New(cfg Config, deps Deps) (*Service, error) {
+	if deps.Telemetry == nil {
+		deps.Telemetry = telemetry.Nop()
+	}
+	if deps.Now == nil {
+		deps.Now = time.Now
+	}
+	if deps.Box == nil {
+		return nil, errors.New("console: an encryption key is required")
+	}
+	s := &Service{
+		cfg: cfg, deps: deps, log: deps.Log.Named("console"), rules: subscription.Rules{AllowHTTP: cfg.Egress.AllowHTTP},
+		egress: deps.Egress, opened: make(chan struct{}), dbErr: errors.New("the database is not open yet"),
+	}
+	if s.egress == nil {
+		client, err := egress.NewClient(egress.Options{Config: cfg.Egress})
+		if err != nil {
+			return nil, fmt.Errorf("console: %w", err)
+		}
+		s.egress = client
+		s.closers = append(s.closers, client.Close)
+	}
+	m, err := newMetrics(deps.Meter)
+	if err != nil {
+		return nil, fmt.Errorf("console: %w", err)
+	}
+	s.metrics = m
+	log := deps.log
+	if log == nil {
+		kafkaLog, err := newKafkaLog(cfg.Kafka, s.log)
+		if err != nil {
+			return nil, fmt.Errorf("console: %w", err)
+		}
+		s.closers = append(s.closers, kafkaLog.close)
+		log = kafkaLog
+	}
+	s.relay = &relay{log: s.log.Named("relay"), feeds: log, codec: deps.Codec, now: deps.Now, metrics: m, wake: make(chan struct{}, 1)}
+	s.guard = auth.Guard{Off: cfg.Auth == authOff, Lookup: s.lookupKey, Now: deps.Now}
+	s.handler = newHandler(s)
+	return s, nil
+}
+
+// Handler serves the API.
+func (s *Service) Handler() http.Handler { return s.handler }
+
+// Run opens the database, waiting for one that does not answer yet, publishes changes and applies signals until ctx
+// ends.
+func (s *Service) Run(ctx context.Context) error {
+	defer func() {
+		for _, c := range s.closers {
+			c()
+		}
+	}()
+	store, err := s.open(ctx)
+	if err != nil || store == nil {
+		return err
+	}
+	defer store.Close()
+	group, _ := run.NewGroup(ctx)
+	group.Go("relay", func(ctx context.Context) error { return s.relay.run(ctx, store) })
+	if s.deps.log == nil {
+		group.Go("signals", func(ctx context.Context) error { return s.runSignals(ctx) })
+	}
+	return group.Wait()
+}
+
+func (s *Service) open(ctx context.Context) (*storage.Store, error) {
+	for {
+		store, err := storage.Open(ctx, s.cfg.storage(s.deps.Now))
+		if err == nil {
+			s.mu.Lock()
+			s.store, s.dbErr = store, nil
+			close(s.opened)
+			s.mu.Unlock()
+			return store, nil
+		}
+		if ctx.Err() != nil {
+			return nil, nil
+		}
+		if s.cfg.DatabaseURL == "" {
+			// A file that can't be opened now won't be opened later either.
+			return nil, fmt.Errorf("console: %w", err)
+		}
+		s.mu.Lock()
+		s.dbErr = fmt.Errorf("waiting for the database: %w", err)
+		s.mu.Unlock()
+		s.log.Warn("waiting for the database", zap.Error(err))
+		if pause(ctx, time.Second) != nil {
+			return nil, nil
+		}
+	}
+}
+
+// database returns the open database, or what it waits for.
+func (s *Service) database() (*storage.Store, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.store, s.dbErr
+}
+
+// Ready returns nil when the console can take changes and publish them, else what it waits for.
+func (s *Service) Ready() error {
+	store, err := s.database()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if err := store.Ping(ctx); err != nil {
+		return err
+	}
+	return s.relay.ready()
+}
+
+func (s *Service) lookupKey(ctx context.Context, hash string) (auth.Key, bool, error) {
+	store, err := s.database()
+	if err != nil {
+		return auth.Key{}, false, err
+	}
+	key, err := store.KeyByHash(ctx, hash)
+	if errors.Is(err, storage.ErrNotFound) {
+		return auth.Key{}, false, nil
+	}
+	if err != nil {
+		s.log.Error("API keys can't be checked", zap.Error(err))
+		return auth.Key{}, false, err
+	}
+	return key.Key, true, nil
+}
+
+// inForce waits until a change is in force, at most the configured time, and says whether it is. The caller's going away
+// does not end the wait's meaning: the change is stored and will be published in any case.
+func (s *Service) inForce(ctx context.Context, store *storage.Store, kind storage.Kind, receipt storage.Receipt) bool {
+	if receipt == 0 {
+		return true
+	}
+	s.relay.kick()
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.InForceTimeout)
+	defer cancel()
+	offset, err := store.WaitPublished(ctx, receipt)
+	if err == nil {
+		wait := s.deps.InForce
+		if kind == storage.KindKey {
+			wait = s.deps.KeysInForce
+		}
+		if wait == nil {
+			return true
+		}
+		err = wait(ctx, offset+1)
+	}
+	if err != nil {
+		s.log.Warn("a change is stored, but not in force yet", zap.String("kind", string(kind)), zap.Error(err))
+		return false
+	}
+	return true
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

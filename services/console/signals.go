@@ -1,0 +1,134 @@
+package console
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/callstream/callstream/pkg/kafka"
+	"github.com/callstream/callstream/schemas/event"
+	"github.com/callstream/callstream/schemas/topic"
+	"github.com/callstream/callstream/services/console/storage"
+	"github.com/callstream/callstream/subscription"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	"go.uber.org/zap"
+)
+
+// The kinds of signals that change a subscription. Others are for history alone.
+const (
+	signalDisable = "disable"
+	signalRecover = "recover"
+)
+
+// runSignals applies what dispatchers ask the console to record.
+func (s *Service) runSignals(ctx context.Context) error {
+	loop, err := kafka.NewLoop(kafka.LoopConfig{
+		Config: s.cfg.Kafka, Log: s.log.Named("signals"), Meter: s.deps.Meter, Group: Group, Topics: []string{topic.Signals},
+		ReadCommitted: true,
+		Handle:        func(ctx context.Context, t *kafka.Task) { s.handleSignal(t) },
+	})
+	if err != nil {
+		return fmt.Errorf("read signals: %w", err)
+	}
+	if err := loop.Run(ctx); err != nil {
+		return fmt.Errorf("read signals: %w", err)
+	}
+	return nil
+}
+
+// handleSignal applies one signal and completes it. While the database or the registry is away it is tried again: a
+// signal that was passed over would leave a dead endpoint enabled.
+func (s *Service) handleSignal(t *kafka.Task) {
+	ctx := t.Context()
+	for {
+		var signal event.Signal
+		err := s.deps.Codec.Decode(ctx, t.Record.Value, &signal)
+		if errors.Is(err, event.ErrPoison) {
+			s.log.Error("a signal can't be read and is passed over", zap.Int64("offset", t.Record.Offset), zap.Error(err))
+			s.countSignal(ctx, "unknown", "unreadable")
+			t.Done()
+			return
+		}
+		if err == nil {
+			var outcome string
+			if outcome, err = s.applySignal(ctx, signal); err == nil {
+				s.countSignal(ctx, signal.Kind, outcome)
+				t.Done()
+				return
+			}
+		}
+		if ctx.Err() == nil {
+			s.log.Warn("a signal waits to be applied", zap.Int64("offset", t.Record.Offset), zap.Error(err))
+		}
+		if pause(ctx, time.Second) != nil {
+			return // the partition is someone else's now, and so is the signal
+		}
+	}
+}
+
+func (s *Service) countSignal(ctx context.Context, kind, outcome string) {
+	switch kind {
+	case signalDisable, signalRecover, "failing":
+	default:
+		kind = "unknown" // labels come from a closed set
+	}
+	s.metrics.signals.Add(ctx, 1, metric.WithAttributes(attribute.String("kind", kind), attribute.String("outcome", outcome)))
+}
+
+// applySignal records what a dispatcher did to a subscription. A signal counts only for the version that the dispatcher
+// had: a subscription that was changed since deserves another try, and the next failure says so again. Applying it
+// makes a new version, so a signal that is read twice changes nothing the second time.
+func (s *Service) applySignal(ctx context.Context, signal event.Signal) (outcome string, err error) {
+	if signal.Kind != signalDisable && signal.Kind != signalRecover {
+		return "passed", nil
+	}
+	if signal.SubscriptionVersion < 1 {
+		return "stale", nil // no version is not any version
+	}
+	store, err := s.database()
+	if err != nil {
+		return "", err
+	}
+	action := actionDisabled
+	if signal.Kind == signalRecover {
+		action = actionRecovered
+	}
+	actor := "dispatcher"
+	if signal.Dispatcher != "" {
+		actor = "dispatcher " + signal.Dispatcher
+	}
+	change := storage.Change{Actor: actor, Action: action, Detail: map[string]any{
+		"reason": signal.Reason, "detail": signal.Detail, "at": signal.At, "version": signal.SubscriptionVersion}}
+	outcome = "stale"
+	_, receipt, err := store.UpdateSubscription(ctx, signal.Tenant, signal.SubscriptionID, signal.SubscriptionVersion, change,
+		func(sub *subscription.Subscription) (*subscription.Subscription, error) {
+			reason := signal.Reason
+			if reason == "" {
+				reason = signal.Detail
+			}
+			changed := false
+			if signal.Kind == signalDisable {
+				changed = sub.Disable(reason)
+			} else {
+				changed = sub.Recover()
+			}
+			if !changed {
+				return nil, nil
+			}
+			outcome = "applied"
+			return sub, nil
+		})
+	switch {
+	case errors.Is(err, storage.ErrStale), errors.Is(err, storage.ErrNotFound):
+		return "stale", nil
+	case err != nil:
+		return "", err
+	}
+	if receipt != 0 {
+		s.relay.kick()
+		s.log.Info("a subscription was "+action, zap.String("tenant", signal.Tenant), zap.String("subscription", signal.SubscriptionID), zap.String("reason", signal.Reason))
+	}
+	return outcome, nil
+}
