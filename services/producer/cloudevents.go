@@ -135,12 +135,12 @@ func fromHeaders(h http.Header, body []byte) (*cloudEvent, event.Faults) {
 	slices.Sort(names)
 	for _, name := range names {
 		key := strings.ToLower(name[3:])
-		value, err := url.PathUnescape(h[name][0])
+		value := headerText(h[name][0])
 		switch {
 		case len(h[name]) > 1:
 			faults = append(faults, event.Fault{Detail: "the header ce-" + key + " is given more than once"})
-		case err != nil || !utf8.ValidString(value):
-			faults = append(faults, event.Fault{Detail: "the header ce-" + key + " is not percent-encoded UTF-8"})
+		case !utf8.ValidString(value):
+			faults = append(faults, event.Fault{Detail: "the header ce-" + key + " is not UTF-8"})
 		case key == "datacontenttype":
 			faults = append(faults, event.Fault{Detail: "the header ce-datacontenttype is not allowed: Content-Type says it"})
 		default:
@@ -153,6 +153,36 @@ func fromHeaders(h http.Header, body []byte) (*cloudEvent, event.Faults) {
 	}
 	e, more := build(members, data)
 	return e, append(faults, more...)
+}
+
+// headerText undoes the quoting and the percent-encoding of a header's value (HTTP binding, section 3.1.3.2). A percent
+// sign that begins no escape stands for itself: some SDKs, the Go one among them, send values as they are.
+func headerText(s string) string {
+	if len(s) >= 2 && s[0] == '"' && s[len(s)-1] == '"' {
+		var b strings.Builder
+		for i := 1; i < len(s)-1; i++ {
+			if s[i] == '\\' && i+1 < len(s)-1 {
+				i++
+			}
+			b.WriteByte(s[i])
+		}
+		s = b.String()
+	}
+	if strings.IndexByte(s, '%') < 0 {
+		return s
+	}
+	out := make([]byte, 0, len(s))
+	for i := 0; i < len(s); i++ {
+		if s[i] == '%' && i+2 < len(s) {
+			if n, err := strconv.ParseUint(s[i+1:i+3], 16, 8); err == nil {
+				out = append(out, byte(n))
+				i += 2
+				continue
+			}
+		}
+		out = append(out, s[i])
+	}
+	return string(out)
 }
 
 // build writes the JSON form of our event.

@@ -1,0 +1,92 @@
+package producer_test
+
+import (
+	"context"
+	"net/http"
+	"testing"
+	"time"
+
+	cloudevents "github.com/cloudevents/sdk-go/v2"
+	cehttp "github.com/cloudevents/sdk-go/v2/protocol/http"
+	"github.com/stretchr/testify/require"
+
+	"github.com/callstream/callstream/schemas/event"
+	"github.com/callstream/callstream/schemas/topic"
+)
+
+// The CloudEvents project's own SDK sends in all three modes: an opinion on the binding that isn't ours.
+
+func cloudEvent(t testing.TB, id string) cloudevents.Event {
+	t.Helper()
+	e := cloudevents.NewEvent()
+	e.SetID(id)
+	e.SetSource("/dialer/eu-1")
+	e.SetType("call.ended")
+	e.SetSubject("c-7ü")
+	e.SetTime(time.Date(2026, 1, 20, 10, 0, 0, 123456000, time.UTC))
+	e.SetDataSchema("https://example.com/schema")
+	e.SetExtension("agentid", "a-9")
+	e.SetExtension("sequence", "4")
+	e.SetExtension("region", "eu \"1\" ü%")
+	e.SetExtension("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+	require.NoError(t, e.SetData(cloudevents.ApplicationJSON, map[string]any{"duration_ms": 61000, "mine": map[string]any{"x": []int{1}}}))
+	return e
+}
+
+func requireCloudEvent(t testing.TB, s sent, id string) {
+	t.Helper()
+	require.Equal(t, id, s.ID)
+	require.Equal(t, "/dialer/eu-1", s.Source)
+	require.Equal(t, "call.ended", s.Event.Type)
+	require.Equal(t, "c-7ü", s.CallID)
+	require.Equal(t, "default/c-7ü", string(s.Record.Key))
+	require.Equal(t, time.Date(2026, 1, 20, 10, 0, 0, 123456000, time.UTC), s.Time)
+	require.Equal(t, "a-9", s.AgentID)
+	require.Equal(t, int64(4), s.Sequence)
+	require.Equal(t, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", s.header("traceparent"))
+	require.ElementsMatch(t, []event.Attribute{{Name: "region", Value: "eu \"1\" ü%"}, {Name: "dataschema", Value: "https://example.com/schema"}}, s.Attributes)
+	require.JSONEq(t, `{"duration_ms":61000,"mine":{"x":[1]}}`, string(s.AppendData(nil)))
+}
+
+func TestCloudEventsSDK(t *testing.T) {
+	r := start(t, nil)
+	client, err := cloudevents.NewClientHTTP(cehttp.WithTarget(r.url + "/v1/events"))
+	require.NoError(t, err)
+	send := func(ctx context.Context, id string) {
+		var result *cehttp.Result
+		require.True(t, cloudevents.ResultAs(client.Send(ctx, cloudEvent(t, id)), &result))
+		require.Equal(t, http.StatusAccepted, result.StatusCode)
+	}
+	send(cloudevents.WithEncodingBinary(t.Context()), "binary")
+	send(cloudevents.WithEncodingStructured(t.Context()), "structured")
+
+	req, err := cehttp.NewHTTPRequestFromEvents(t.Context(), r.url+"/v1/events", []cloudevents.Event{cloudEvent(t, "batch-1"), cloudEvent(t, "batch-2")})
+	require.NoError(t, err)
+	res, err := http.DefaultClient.Do(req)
+	require.NoError(t, err)
+	defer res.Body.Close()
+	require.Equal(t, http.StatusAccepted, res.StatusCode)
+
+	got := r.read(topic.CallsEvents)
+	require.Len(t, got, 4)
+	for i, id := range []string{"binary", "structured", "batch-1", "batch-2"} {
+		requireCloudEvent(t, got[i], id)
+	}
+}
+
+func TestCloudEventsFormsThatTheSDKDoesNotSend(t *testing.T) {
+	r := start(t, nil)
+	const rest = `"specversion":"1.0","source":"s","type":"call.ended","subject":"c"`
+	ids := r.post(`[{"id":"1",`+rest+`,"data_base64":"eyJkdXJhdGlvbl9tcyI6NX0="},{"id":"2",`+rest+`,"data":null,"time":null,"datacontenttype":"application/vnd.x+json; charset=utf-8"},`+
+		`{"id":"3",`+rest+`,"sequence":7,"test":true,"flag":true,"number":12}]`, "Content-Type", "application/cloudevents-batch+json").ids(t)
+	require.Equal(t, []string{"1", "2", "3"}, ids)
+	r.post("", "Content-Type", "", "Ce-Specversion", "1.0", "Ce-Id", `"4 \"%C3%BC\" %"`, "Ce-Source", "s", "Ce-Type", "call.ended", "Ce-Subject", "c").ids(t)
+	got := r.read(topic.CallsEvents)
+	require.Len(t, got, 4)
+	require.JSONEq(t, `{"duration_ms":5}`, string(got[0].AppendData(nil)), "data_base64 may hold JSON")
+	require.False(t, got[1].Time.IsZero())
+	require.Equal(t, int64(7), got[2].Sequence)
+	require.True(t, got[2].Test)
+	require.ElementsMatch(t, []event.Attribute{{Name: "flag", Value: "true"}, {Name: "number", Value: "12"}}, got[2].Attributes)
+	require.Equal(t, `4 "ü" %`, got[3].ID, "a quoted, percent-encoded header")
+}
