@@ -1,0 +1,430 @@
+package storage_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/callstream/callstream/pkg/auth"
+	"github.com/callstream/callstream/pkg/secret"
+	"github.com/callstream/callstream/services/console/storage"
+	"github.com/callstream/callstream/services/console/storage/pgtest"
+	"github.com/callstream/callstream/subscription"
+	"github.com/oklog/ulid/v2"
+	"github.com/stretchr/testify/require"
+)
+
+// backend makes empty databases of one kind.
+type backend struct {
+	name string
+	// config of a new, empty database.
+	config func(t *testing.T) storage.Config
+}
+
+// backends are SQLite, and PostgreSQL where the environment names one (make test-postgres does).
+func backends() []backend {
+	all := []backend{{"sqlite", func(t *testing.T) storage.Config { return storage.Config{DataDir: t.TempDir()} }}}
+	if base := os.Getenv(pgtest.EnvURL); base != "" {
+		all = append(all, backend{"postgres", func(t *testing.T) storage.Config { return storage.Config{URL: newDatabase(t, base)} }})
+	}
+	return all
+}
+
+func newDatabase(t *testing.T, base string) string {
+	t.Helper()
+	admin, err := sql.Open("pgx", base)
+	require.NoError(t, err)
+	t.Cleanup(func() { admin.Close() })
+	name := "test_" + strings.ToLower(ulid.Make().String())
+	_, err = admin.ExecContext(t.Context(), "CREATE DATABASE "+name)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		_, err := admin.ExecContext(context.Background(), "DROP DATABASE "+name+" WITH (FORCE)")
+		require.NoError(t, err)
+	})
+	u, err := url.Parse(base)
+	require.NoError(t, err)
+	u.Path = "/" + name
+	return u.String()
+}
+
+func onEach(t *testing.T, test func(t *testing.T, cfg storage.Config)) {
+	for _, b := range backends() {
+		t.Run(b.name, func(t *testing.T) { test(t, b.config(t)) })
+	}
+}
+
+func open(t *testing.T, cfg storage.Config) *storage.Store {
+	t.Helper()
+	s, err := storage.Open(t.Context(), cfg)
+	require.NoError(t, err)
+	t.Cleanup(s.Close)
+	return s
+}
+
+func newSubscription(t *testing.T, tenant string) *subscription.Subscription {
+	t.Helper()
+	sub, err := subscription.Parse([]byte(`{"url":"https://example.com/hook","events":["call.ended"]}`), subscription.Rules{})
+	require.NoError(t, err)
+	sub.ID, sub.Tenant = "sub_"+ulid.Make().String(), tenant
+	plain, err := subscription.NewSigningSecret()
+	require.NoError(t, err)
+	sub.Signing.Secret = subscription.NewHidden(plain)
+	box, err := secret.NewBox(make([]byte, secret.KeySize))
+	require.NoError(t, err)
+	require.NoError(t, sub.Seal(box))
+	return sub
+}
+
+var by = storage.Change{Actor: "tester", Action: "created"}
+
+func TestASubscriptionLivesAndDies(t *testing.T) {
+	onEach(t, func(t *testing.T, cfg storage.Config) {
+		ctx, s := t.Context(), open(t, cfg)
+		sub := newSubscription(t, "acme")
+		first, err := s.CreateSubscription(ctx, sub, by)
+		require.NoError(t, err)
+		require.EqualValues(t, 1, sub.Version)
+
+		read, err := s.Subscription(ctx, "acme", sub.ID)
+		require.NoError(t, err)
+		require.Equal(t, sub, read)
+		_, err = s.Subscription(ctx, "other", sub.ID)
+		require.ErrorIs(t, err, storage.ErrNotFound)
+
+		rename := func(name string) func(*subscription.Subscription) (*subscription.Subscription, error) {
+			return func(sub *subscription.Subscription) (*subscription.Subscription, error) {
+				sub.Name = name
+				return sub, nil
+			}
+		}
+		second, receipt, err := s.UpdateSubscription(ctx, "acme", sub.ID, 1, by, rename("CRM"))
+		require.NoError(t, err)
+		require.EqualValues(t, 2, second.Version)
+		require.Greater(t, receipt, first)
+		_, _, err = s.UpdateSubscription(ctx, "acme", sub.ID, 1, by, rename("stale"))
+		require.ErrorIs(t, err, storage.ErrStale)
+		_, _, err = s.UpdateSubscription(ctx, "other", sub.ID, 0, by, rename("theft"))
+		require.ErrorIs(t, err, storage.ErrNotFound)
+		unchanged, receipt, err := s.UpdateSubscription(ctx, "acme", sub.ID, 0, by, func(*subscription.Subscription) (*subscription.Subscription, error) { return nil, nil })
+		require.NoError(t, err)
+		require.Zero(t, receipt)
+		require.EqualValues(t, 2, unchanged.Version)
+
+		_, err = s.DeleteSubscription(ctx, "other", sub.ID, 0, by)
+		require.ErrorIs(t, err, storage.ErrNotFound)
+		_, err = s.DeleteSubscription(ctx, "acme", sub.ID, 1, by)
+		require.ErrorIs(t, err, storage.ErrStale)
+		_, err = s.DeleteSubscription(ctx, "acme", sub.ID, 2, by)
+		require.NoError(t, err)
+		_, err = s.Subscription(ctx, "acme", sub.ID)
+		require.ErrorIs(t, err, storage.ErrNotFound)
+
+		pending, err := s.Pending(ctx, 10)
+		require.NoError(t, err)
+		require.Len(t, pending, 3)
+		for i, e := range pending {
+			require.EqualValues(t, i+1, e.Version)
+			require.Equal(t, sub.ID, e.ID)
+			require.Equal(t, i == 2, e.Deleted)
+		}
+		lines, err := s.Audit(ctx, "acme", sub.ID)
+		require.NoError(t, err)
+		require.Len(t, lines, 3)
+	})
+}
+
+// A change that fails half way leaves neither row nor outbox entry nor audit line.
+func TestAChangeIsWholeOrNot(t *testing.T) {
+	onEach(t, func(t *testing.T, cfg storage.Config) {
+		ctx, s := t.Context(), open(t, cfg)
+		sub := newSubscription(t, "acme")
+		_, err := s.CreateSubscription(ctx, sub, by)
+		require.NoError(t, err)
+		again := newSubscription(t, "acme")
+		again.ID = sub.ID
+		_, err = s.CreateSubscription(ctx, again, by)
+		require.Error(t, err)
+		broken := storage.Change{Actor: "tester", Action: "updated", Detail: func() {}} // no JSON
+		_, _, err = s.UpdateSubscription(ctx, "acme", sub.ID, 0, broken, func(sub *subscription.Subscription) (*subscription.Subscription, error) {
+			sub.Name = "never"
+			return sub, nil
+		})
+		require.Error(t, err)
+		boom := errors.New("boom")
+		_, _, err = s.UpdateSubscription(ctx, "acme", sub.ID, 0, by, func(*subscription.Subscription) (*subscription.Subscription, error) { return nil, boom })
+		require.ErrorIs(t, err, boom)
+		read, err := s.Subscription(ctx, "acme", sub.ID)
+		require.NoError(t, err)
+		require.Equal(t, sub, read)
+		pending, err := s.Pending(ctx, 10)
+		require.NoError(t, err)
+		require.Len(t, pending, 1)
+		lines, err := s.Audit(ctx, "acme", sub.ID)
+		require.NoError(t, err)
+		require.Len(t, lines, 1)
+	})
+}
+
+func TestListsAreNewestFirstByTenant(t *testing.T) {
+	onEach(t, func(t *testing.T, cfg storage.Config) {
+		ctx, s := t.Context(), open(t, cfg)
+		var want []string
+		for i := range 7 {
+			sub := newSubscription(t, "acme")
+			_, err := s.CreateSubscription(ctx, sub, by)
+			require.NoError(t, err)
+			want = append([]string{sub.ID}, want...)
+			if i%2 == 0 {
+				_, err := s.CreateSubscription(ctx, newSubscription(t, "other"), by)
+				require.NoError(t, err)
+			}
+		}
+		_, err := s.DeleteSubscription(ctx, "acme", want[3], 0, by)
+		require.NoError(t, err)
+		want = append(want[:3:3], want[4:]...)
+		var got []string
+		for before := ""; ; {
+			page, err := s.Subscriptions(ctx, "acme", before, 2)
+			require.NoError(t, err)
+			for _, sub := range page {
+				got = append(got, sub.ID)
+				before = sub.ID
+			}
+			if len(page) < 2 {
+				break
+			}
+		}
+		require.Equal(t, want, got)
+	})
+}
+
+// Many writers change one subscription at once: every change gets a version of its own, and the outbox has them in order.
+func TestConcurrentChangesCountOneByOne(t *testing.T) {
+	onEach(t, func(t *testing.T, cfg storage.Config) {
+		ctx, one, two := t.Context(), open(t, cfg), open(t, cfg)
+		sub := newSubscription(t, "acme")
+		_, err := one.CreateSubscription(ctx, sub, by)
+		require.NoError(t, err)
+		const writers, each = 4, 8
+		var group sync.WaitGroup
+		errs := make(chan error, writers*each)
+		for w := range writers {
+			store := []*storage.Store{one, two}[w%2]
+			group.Go(func() {
+				for i := range each {
+					_, _, err := store.UpdateSubscription(ctx, "acme", sub.ID, 0, by, func(sub *subscription.Subscription) (*subscription.Subscription, error) {
+						sub.Name = fmt.Sprint(w, i)
+						return sub, nil
+					})
+					errs <- err
+				}
+			})
+		}
+		group.Wait()
+		close(errs)
+		for err := range errs {
+			require.NoError(t, err)
+		}
+		pending, err := one.Pending(ctx, 100)
+		require.NoError(t, err)
+		require.Len(t, pending, 1+writers*each)
+		for i, e := range pending {
+			require.EqualValues(t, i+1, e.Version)
+		}
+	})
+}
+
+func TestKeys(t *testing.T) {
+	onEach(t, func(t *testing.T, cfg storage.Config) {
+		ctx, s := t.Context(), open(t, cfg)
+		expires := time.Now().Add(time.Hour).UTC().Truncate(time.Microsecond)
+		_, hash, err := auth.NewSecret()
+		require.NoError(t, err)
+		key := storage.Key{Key: auth.Key{ID: "key_1", Tenant: "acme", Name: "CI", Hash: hash, Scopes: []string{auth.ScopeEventsWrite}, ExpiresAt: expires}}
+		_, err = s.CreateKey(ctx, &key, by)
+		require.NoError(t, err)
+		found, err := s.KeyByHash(ctx, hash)
+		require.NoError(t, err)
+		require.Equal(t, key, found)
+		_, newHash, err := auth.NewSecret()
+		require.NoError(t, err)
+		_, _, err = s.RotateKey(ctx, "other", "key_1", newHash, by)
+		require.ErrorIs(t, err, storage.ErrNotFound)
+		rotated, _, err := s.RotateKey(ctx, "acme", "key_1", newHash, by)
+		require.NoError(t, err)
+		require.EqualValues(t, 2, rotated.Version)
+		_, err = s.KeyByHash(ctx, hash)
+		require.ErrorIs(t, err, storage.ErrNotFound)
+		_, err = s.DeleteKey(ctx, "other", "key_1", by)
+		require.ErrorIs(t, err, storage.ErrNotFound)
+		_, err = s.DeleteKey(ctx, "acme", "key_1", by)
+		require.NoError(t, err)
+		_, err = s.KeyByHash(ctx, newHash)
+		require.ErrorIs(t, err, storage.ErrNotFound)
+		pending, err := s.Pending(ctx, 10)
+		require.NoError(t, err)
+		require.Len(t, pending, 3)
+		entry, err := pending[1].Key()
+		require.NoError(t, err)
+		require.Equal(t, rotated, entry)
+		require.True(t, pending[2].Deleted)
+	})
+}
+
+func TestTheOutboxIsDrainedEntryByEntry(t *testing.T) {
+	onEach(t, func(t *testing.T, cfg storage.Config) {
+		ctx, s, other := t.Context(), open(t, cfg), open(t, cfg)
+		sub := newSubscription(t, "acme")
+		first, err := s.CreateSubscription(ctx, sub, by)
+		require.NoError(t, err)
+		second, err := s.DeleteSubscription(ctx, "acme", sub.ID, 0, by)
+		require.NoError(t, err)
+		// The one after it goes first: the first must not be taken for published.
+		require.NoError(t, other.MarkPublished(ctx, second, 41))
+		pending, err := s.Pending(ctx, 10)
+		require.NoError(t, err)
+		require.Len(t, pending, 1)
+		require.Equal(t, first, pending[0].Seq)
+		offset, err := s.WaitPublished(ctx, second)
+		require.NoError(t, err)
+		require.EqualValues(t, 41, offset)
+
+		waited := make(chan error, 1)
+		go func() {
+			offset, err := s.WaitPublished(ctx, first)
+			if err == nil && offset != 40 {
+				err = fmt.Errorf("offset %d", offset)
+			}
+			waited <- err
+		}()
+		require.NoError(t, other.MarkPublished(ctx, first, 40)) // by another process
+		require.NoError(t, <-waited)
+		bounded, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+		defer cancel()
+		_, err = s.CreateSubscription(ctx, newSubscription(t, "acme"), by)
+		require.NoError(t, err)
+		pending, err = s.Pending(ctx, 10)
+		require.NoError(t, err)
+		_, err = s.WaitPublished(bounded, pending[0].Seq)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+
+		require.NoError(t, s.Purge(ctx, time.Now().Add(time.Hour)))
+		_, err = s.WaitPublished(ctx, first)
+		require.ErrorIs(t, err, storage.ErrNotFound)
+		n, err := s.PendingCount(ctx)
+		require.NoError(t, err)
+		require.EqualValues(t, 1, n)
+	})
+}
+
+func TestDeletedObjectsAreForgottenLater(t *testing.T) {
+	onEach(t, func(t *testing.T, cfg storage.Config) {
+		ctx, s := t.Context(), open(t, cfg)
+		sub := newSubscription(t, "acme")
+		_, err := s.CreateSubscription(ctx, sub, by)
+		require.NoError(t, err)
+		_, err = s.DeleteSubscription(ctx, "acme", sub.ID, 0, by)
+		require.NoError(t, err)
+		gone, err := s.Forgettable(ctx, storage.KindSubscription, time.Now().Add(-time.Minute), 10)
+		require.NoError(t, err)
+		require.Empty(t, gone)
+		gone, err = s.Forgettable(ctx, storage.KindSubscription, time.Now().Add(time.Minute), 10)
+		require.NoError(t, err)
+		require.Len(t, gone, 1)
+		require.NoError(t, s.Forget(ctx, gone[0]))
+		objects, err := s.Objects(ctx, storage.KindSubscription, "", 10)
+		require.NoError(t, err)
+		require.Empty(t, objects)
+	})
+}
+
+// A second process waits for the lead until the first gives it up.
+func TestOneLeadsAtATime(t *testing.T) {
+	onEach(t, func(t *testing.T, cfg storage.Config) {
+		ctx, one, two := t.Context(), open(t, cfg), open(t, cfg)
+		led, release, err := one.Lead(ctx)
+		require.NoError(t, err)
+		require.NoError(t, led.Err())
+		bounded, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+		defer cancel()
+		_, _, err = two.Lead(bounded)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		got := make(chan error, 1)
+		go func() {
+			_, release, err := two.Lead(ctx)
+			if err == nil {
+				release()
+			}
+			got <- err
+		}()
+		release()
+		require.NoError(t, <-got)
+		require.Error(t, led.Err())
+	})
+}
+
+// What was committed is there after the process is gone, and a second Open finds the schema as it is.
+func TestDataSurvivesReopening(t *testing.T) {
+	onEach(t, func(t *testing.T, cfg storage.Config) {
+		ctx := t.Context()
+		s, err := storage.Open(ctx, cfg)
+		require.NoError(t, err)
+		sub := newSubscription(t, "acme")
+		_, err = s.CreateSubscription(ctx, sub, by)
+		require.NoError(t, err)
+		require.NoError(t, s.SetMeta(ctx, map[string]string{"epoch": "1"}))
+		require.NoError(t, s.SetMeta(ctx, map[string]string{"epoch": "2"}))
+		s.Close()
+		s = open(t, cfg)
+		read, err := s.Subscription(ctx, "acme", sub.ID)
+		require.NoError(t, err)
+		require.Equal(t, sub, read)
+		epoch, err := s.Meta(ctx, "epoch")
+		require.NoError(t, err)
+		require.Equal(t, "2", epoch)
+	})
+}
+
+func TestSeveralProcessesMayOpenAtOnce(t *testing.T) {
+	onEach(t, func(t *testing.T, cfg storage.Config) {
+		errs := make(chan error, 4)
+		for range cap(errs) {
+			go func() {
+				s, err := storage.Open(t.Context(), cfg)
+				if err == nil {
+					s.Close()
+				}
+				errs <- err
+			}()
+		}
+		for range cap(errs) {
+			require.NoError(t, <-errs)
+		}
+	})
+}
+
+func TestTheSQLiteFileIsPrivate(t *testing.T) {
+	dir := t.TempDir()
+	open(t, storage.Config{DataDir: dir})
+	info, err := os.Stat(filepath.Join(dir, storage.SQLiteFile))
+	require.NoError(t, err)
+	require.EqualValues(t, 0o600, info.Mode().Perm())
+}
+
+func TestBadDatabaseURLs(t *testing.T) {
+	_, err := storage.Open(t.Context(), storage.Config{URL: "mysql://root:geheim@localhost/x"})
+	require.Error(t, err)
+	require.NotContains(t, err.Error(), "geheim")
+	_, err = storage.Open(t.Context(), storage.Config{URL: "postgres://u:geheim@127.0.0.1:1/x"})
+	require.Error(t, err)
+	require.NotContains(t, err.Error(), "geheim")
+}
