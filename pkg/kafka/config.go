@@ -110,8 +110,16 @@ func (c Config) Options(log *zap.Logger) ([]kgo.Opt, error) {
 		kgo.DisableClientMetrics(),
 	}
 	if log != nil {
-		// The client reports every retry at info or warn, several a second while a broker is away.
-		opts = append(opts, kgo.WithLogger(kzap.New(log.Named("kafka").WithOptions(zap.IncreaseLevel(zapcore.WarnLevel)))))
+		// The client warns of every try to connect, several a second while a broker is away. Who uses it says so once.
+		log = log.Named("kafka")
+		if level := log.Level(); level > zapcore.DebugLevel && level < zapcore.ErrorLevel {
+			log = log.WithOptions(zap.IncreaseLevel(zapcore.ErrorLevel))
+		}
+		// Its errors it repeats for as long as they last: once a minute each is enough.
+		log = log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
+			return zapcore.NewSamplerWithOptions(core, time.Minute, 1, 0)
+		}))
+		opts = append(opts, kgo.WithLogger(kzap.New(log)))
 	}
 	if c.TLS {
 		conf, err := c.tlsConfig()

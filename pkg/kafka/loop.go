@@ -172,6 +172,7 @@ type Loop struct {
 	commands []func()                      // for the polling goroutine, between two polls
 	wake     context.CancelFunc            // ends the poll that is under way
 	phase    string                        // what the loop waits for; empty when it works
+	troubled bool                          // that has been logged
 	broker   error                         // the last ping's
 	draining bool
 	drainEnd time.Time
@@ -330,6 +331,16 @@ func (l *Loop) fetchError(topic string, partition int32, err error) {
 	fields := []zap.Field{zap.String("topic", topic), zap.Int32("partition", partition), zap.Error(err)}
 	var loss *kgo.ErrDataLoss
 	switch {
+	case topic == "":
+		// The client's own troubles, such as joining the group. It repeats them as long as they last.
+		l.mu.Lock()
+		again := l.troubled
+		l.troubled = true
+		l.phase = "joining the group: " + err.Error()
+		l.mu.Unlock()
+		if !again {
+			l.log.Warn("consume loop: trying again", zap.Error(err))
+		}
 	case errors.As(err, &loss):
 		// The records from ResetTo on come next; deliver notices that they go back, and reports it.
 		l.log.Error("consume loop: the broker lost records that were read before", fields...)
@@ -401,7 +412,7 @@ func (l *Loop) onAssigned(_ context.Context, _ *kgo.Client, assigned map[string]
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.phase = ""
+	l.phase, l.troubled = "", false
 	for topic, ps := range assigned {
 		for _, n := range ps {
 			p := newPartition(l, TopicPartition{topic, n})
