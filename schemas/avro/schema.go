@@ -1,0 +1,12 @@
+// Package avro holds the Avro schemas of every record that callstream puts on a topic: the .avsc files beside this one
+// are their only definition. Everything in Go that mirrors them is generated from these files.
+package avro
+
+//go:generate go run ../internal/gen/cmd/gen -schemas . -out ../event
+
+import "embed"
+
+// Files holds the .avsc files.
+//
+//go:embed *.avsc
+var Files embed.FS

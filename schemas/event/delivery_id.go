@@ -1,0 +1,24 @@
+package event
+
+import (
+	"crypto/sha256"
+	"encoding/base32"
+	"encoding/binary"
+)
+
+// DeliveryID is the webhook-id of an event for a subscription, the same on every attempt, redrive and replay: "msg_" and
+// 128 bits of SHA-256 over the four parts, each behind its length, in lower-case base32.
+func DeliveryID(tenant, source, eventID, subscriptionID string) string {
+	var buf [512]byte
+	b := buf[:0]
+	for _, part := range [...]string{tenant, source, eventID, subscriptionID} {
+		b = binary.AppendUvarint(b, uint64(len(part)))
+		b = append(b, part...)
+	}
+	return "msg_" + shortHash(b)
+}
+
+func shortHash(b []byte) string {
+	sum := sha256.Sum256(b)
+	return base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding).EncodeToString(sum[:16])
+}
