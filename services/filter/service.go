@@ -145,10 +145,16 @@ func (s *Service) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
+// subjects are those of all topics that the filter reads and writes: once their ids are known, a registry that goes away
+// stops nothing but records of writers with another version.
 func (s *Service) subjects() []string {
-	return []string{
+	subjects := []string{
 		topic.Subject(topic.Lane(topic.DefaultLane)), topic.Subject(topic.Decisions), topic.Subject(topic.DeadLetters), topic.Subject(topic.Subscriptions),
 	}
+	for _, name := range topic.Events() {
+		subjects = append(subjects, topic.Subject(name))
+	}
+	return subjects
 }
 
 // Ready is nil when the filter is able to work; else it says what it waits for.
