@@ -32,7 +32,9 @@ type Config struct {
 	DataDir string
 	// Fsync syncs each write before it is acknowledged.
 	Fsync bool
-	Log   *zap.Logger
+	// RegistryOnly starts no broker: for a cluster that has no schema registry beside it.
+	RegistryOnly bool
+	Log          *zap.Logger
 	// Compatible returns why a new schema is invalid, or not fully compatible with any of the old ones; nil lets every
 	// schema pass that is JSON.
 	Compatible func(newSchema string, old []string) error
@@ -48,7 +50,7 @@ type Embedded struct {
 	lock      *dirLock
 }
 
-// Start starts both; they run until Close. ctx bounds the start only.
+// Start starts both, or the registry alone; they run until Close. ctx bounds the start only.
 func Start(ctx context.Context, cfg Config) (_ *Embedded, err error) {
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
@@ -59,12 +61,6 @@ func Start(ctx context.Context, cfg Config) (_ *Embedded, err error) {
 			_ = e.Close()
 		}
 	}()
-	opts := []kfake.Opt{
-		kfake.NumBrokers(1),
-		kfake.ClusterID("callstream"),
-		kfake.DefaultNumPartitions(1),
-		kfake.WithLogger(brokerLog{cfg.Log.Named("broker")}),
-	}
 	schemas := ""
 	if cfg.DataDir != "" {
 		if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
@@ -74,30 +70,12 @@ func Start(ctx context.Context, cfg Config) (_ *Embedded, err error) {
 			return nil, err
 		}
 		schemas = filepath.Join(cfg.DataDir, "schemas.json")
-		opts = append(opts, kfake.DataDir(filepath.Join(cfg.DataDir, "kafka")))
-		if cfg.Fsync {
-			opts = append(opts, kfake.SyncWrites())
-		}
 	}
-
-	listener, err := listen(ctx, cfg.KafkaAddr)
-	if err != nil {
-		return nil, fmt.Errorf("embedded broker: %w", err)
-	}
-	e.kafkaAddr = listener.Addr().String()
-	host, err := advertised(cfg, listener.Addr())
-	if err != nil {
-		_ = listener.Close()
-		return nil, err
-	}
-	// The broker tells clients to connect to its listener's address.
-	opts = append(opts, kfake.ListenFn(func(string, string) (net.Listener, error) {
-		return advertisedListener{Listener: listener, host: host}, nil
-	}))
 	began := time.Now()
-	if e.cluster, err = kfake.NewCluster(opts...); err != nil {
-		_ = listener.Close()
-		return nil, fmt.Errorf("start the embedded broker: %w", err)
+	if !cfg.RegistryOnly {
+		if err := e.startBroker(ctx, cfg); err != nil {
+			return nil, err
+		}
 	}
 
 	reg, err := newRegistry(schemas, cfg.Compatible)
@@ -121,6 +99,8 @@ func Start(ctx context.Context, cfg Config) (_ *Embedded, err error) {
 
 	fields := []zap.Field{zap.String("kafka", e.kafkaAddr), zap.String("schema_registry", e.url), zap.Duration("took", time.Since(began))}
 	switch {
+	case cfg.RegistryOnly:
+		cfg.Log.Info("embedded schema registry started", fields...)
 	case cfg.DataDir == "":
 		cfg.Log.Info("embedded broker started: everything is kept in memory and gone with this process", fields...)
 	case cfg.Fsync:
@@ -130,6 +110,41 @@ func Start(ctx context.Context, cfg Config) (_ *Embedded, err error) {
 			append(fields, zap.String("data", cfg.DataDir))...)
 	}
 	return e, nil
+}
+
+// startBroker starts the broker; what it started before an error is closed by Close.
+func (e *Embedded) startBroker(ctx context.Context, cfg Config) error {
+	opts := []kfake.Opt{
+		kfake.NumBrokers(1),
+		kfake.ClusterID("callstream"),
+		kfake.DefaultNumPartitions(1),
+		kfake.WithLogger(brokerLog{cfg.Log.Named("broker")}),
+	}
+	if cfg.DataDir != "" {
+		opts = append(opts, kfake.DataDir(filepath.Join(cfg.DataDir, "kafka")))
+		if cfg.Fsync {
+			opts = append(opts, kfake.SyncWrites())
+		}
+	}
+	listener, err := listen(ctx, cfg.KafkaAddr)
+	if err != nil {
+		return fmt.Errorf("embedded broker: %w", err)
+	}
+	e.kafkaAddr = listener.Addr().String()
+	host, err := advertised(cfg, listener.Addr())
+	if err != nil {
+		_ = listener.Close()
+		return err
+	}
+	// The broker tells clients to connect to its listener's address.
+	opts = append(opts, kfake.ListenFn(func(string, string) (net.Listener, error) {
+		return advertisedListener{Listener: listener, host: host}, nil
+	}))
+	if e.cluster, err = kfake.NewCluster(opts...); err != nil {
+		_ = listener.Close()
+		return fmt.Errorf("start the embedded broker: %w", err)
+	}
+	return nil
 }
 
 // listen takes "", ":0" and "host:port". An address in use gets an error that says what to set.
