@@ -61,15 +61,10 @@ func Start(ctx context.Context, cfg Config) (_ *Embedded, err error) {
 			_ = e.Close()
 		}
 	}()
-	schemas := ""
+	if err := e.openDir(cfg.DataDir); err != nil {
+		return nil, err
+	}
 	if cfg.DataDir != "" {
-		if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
-			return nil, fmt.Errorf("make the data directory: %w", err)
-		}
-		if e.lock, err = lockDir(cfg.DataDir); err != nil {
-			return nil, err
-		}
-		schemas = filepath.Join(cfg.DataDir, "schemas.json")
 	}
 	began := time.Now()
 	if !cfg.RegistryOnly {
@@ -78,25 +73,9 @@ func Start(ctx context.Context, cfg Config) (_ *Embedded, err error) {
 		}
 	}
 
-	reg, err := newRegistry(schemas, cfg.Compatible)
-	if err != nil {
+	if err := e.startRegistry(ctx, cfg); err != nil {
 		return nil, err
 	}
-	rl, err := listen(ctx, cfg.RegistryAddr)
-	if err != nil {
-		return nil, fmt.Errorf("embedded schema registry: %w", err)
-	}
-	e.url = "http://" + rl.Addr().String()
-	e.registry = &http.Server{
-		Handler:           reg.handler(),
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       15 * time.Second,
-		WriteTimeout:      15 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    32 << 10,
-	}
-	go func() { e.served <- e.registry.Serve(rl) }()
-
 	fields := []zap.Field{zap.String("kafka", e.kafkaAddr), zap.String("schema_registry", e.url), zap.Duration("took", time.Since(began))}
 	switch {
 	case cfg.RegistryOnly:
@@ -144,6 +123,57 @@ func (e *Embedded) startBroker(ctx context.Context, cfg Config) error {
 		_ = listener.Close()
 		return fmt.Errorf("start the embedded broker: %w", err)
 	}
+	return nil
+}
+
+// StartRegistry starts the schema registry alone, for a Kafka cluster that has none; KafkaAddr is empty then.
+func StartRegistry(ctx context.Context, cfg Config) (_ *Embedded, err error) {
+	if cfg.Log == nil {
+		cfg.Log = zap.NewNop()
+	}
+	e := &Embedded{served: make(chan error, 1)}
+	if err := errors.Join(e.openDir(cfg.DataDir), e.startRegistry(ctx, cfg)); err != nil {
+		return nil, errors.Join(err, e.Close())
+	}
+	cfg.Log.Info("embedded schema registry started", zap.String("schema_registry", e.url), zap.String("data", cfg.DataDir))
+	return e, nil
+}
+
+// openDir makes the data directory and locks it.
+func (e *Embedded) openDir(dir string) (err error) {
+	if dir == "" {
+		return nil
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make the data directory: %w", err)
+	}
+	e.lock, err = lockDir(dir)
+	return err
+}
+
+func (e *Embedded) startRegistry(ctx context.Context, cfg Config) error {
+	schemas := ""
+	if cfg.DataDir != "" {
+		schemas = filepath.Join(cfg.DataDir, "schemas.json")
+	}
+	reg, err := newRegistry(schemas, cfg.Compatible)
+	if err != nil {
+		return err
+	}
+	listener, err := listen(ctx, cfg.RegistryAddr)
+	if err != nil {
+		return fmt.Errorf("embedded schema registry: %w", err)
+	}
+	e.url = "http://" + listener.Addr().String()
+	e.registry = &http.Server{
+		Handler:           reg.handler(),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       15 * time.Second,
+		WriteTimeout:      15 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    32 << 10,
+	}
+	go func() { e.served <- e.registry.Serve(listener) }()
 	return nil
 }
 

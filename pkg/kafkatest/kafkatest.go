@@ -1,24 +1,71 @@
 // Package kafkatest gives tests a Kafka cluster: the embedded broker, or real Apache Kafka.
+//
+// Which one, the environment says, so that the same tests run on both:
+//
+//	CALLSTREAM_TEST_KAFKA=embedded (or nothing)  an embedded broker of its own for each test, in memory
+//	CALLSTREAM_TEST_KAFKA=apache                 real Apache Kafka
+//	CALLSTREAM_KAFKA_BROKERS=host:port,…         the Apache Kafka to use, with CALLSTREAM_TEST_KAFKA=apache; without it,
+//	                                             each test starts one of its own (Java 17 and Maven needed)
+//
+// On a cluster that is named, each test begins by deleting every topic and group there. So it must be one for tests, and
+// tests on it can't run in parallel. The command in test/kafka starts such a one, runs a program with its address in the
+// environment, and stops it.
 package kafkatest
 
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/callstream/callstream/pkg/embedded"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // Target is a cluster to test against.
 type Target struct {
 	Brokers     []string
 	RegistryURL string
+	// Apache tells that this is real Apache Kafka.
+	Apache bool
 }
 
-// Cluster is a cluster for one test.
+// Options changes what Cluster starts.
+type Options struct {
+	// DataDir has the embedded broker and registry keep their data; empty for memory only.
+	DataDir string
+	// Compatible is the embedded registry's compatibility check.
+	Compatible func(newSchema string, old []string) error
+}
+
+// Cluster is an empty cluster for one test, and a schema registry. It is stopped at the test's end.
 func Cluster(tb testing.TB) Target {
 	tb.Helper()
-	e, err := embedded.Start(tb.Context(), embedded.Config{})
+	return ClusterWith(tb, Options{})
+}
+
+// ClusterWith is Cluster with options.
+func ClusterWith(tb testing.TB, opts Options) Target {
+	tb.Helper()
+	switch kind := os.Getenv("CALLSTREAM_TEST_KAFKA"); kind {
+	case "", "embedded":
+		return embeddedCluster(tb, opts)
+	case "apache":
+		return apacheCluster(tb, opts)
+	default:
+		tb.Fatalf("CALLSTREAM_TEST_KAFKA is %q: it must be embedded or apache", kind)
+		return Target{}
+	}
+}
+
+func embeddedCluster(tb testing.TB, opts Options) Target {
+	tb.Helper()
+	e, err := embedded.Start(tb.Context(), embedded.Config{DataDir: opts.DataDir, Compatible: opts.Compatible})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -30,10 +77,94 @@ func Cluster(tb testing.TB) Target {
 	return Target{Brokers: []string{e.KafkaAddr()}, RegistryURL: e.RegistryURL()}
 }
 
-// Apache is an Apache Kafka cluster on this machine.
-type Apache struct{ Brokers []string }
+func apacheCluster(tb testing.TB, opts Options) Target {
+	tb.Helper()
+	target := Target{Apache: true}
+	if named := os.Getenv("CALLSTREAM_KAFKA_BROKERS"); named != "" {
+		target.Brokers = strings.Split(named, ",")
+		if err := Wipe(tb.Context(), target.Brokers); err != nil {
+			tb.Fatal(err)
+		}
+	} else {
+		a, err := StartApache(tb.Context(), 1, tb.TempDir())
+		if err != nil {
+			tb.Fatal(err)
+		}
+		tb.Cleanup(a.Stop)
+		target.Brokers = a.Brokers
+	}
+	r, err := embedded.StartRegistry(tb.Context(), embedded.Config{DataDir: opts.DataDir, Compatible: opts.Compatible})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := r.Close(); err != nil {
+			tb.Error(err)
+		}
+	})
+	target.RegistryURL = r.RegistryURL()
+	return target
+}
 
-// StartApache starts n brokers that keep their data under dir.
-func StartApache(ctx context.Context, n int, dir string) (*Apache, error) {
-	return nil, errors.New("not built yet")
+// Wipe deletes every topic and group of a cluster. It waits for groups whose members have just left, or died.
+func Wipe(ctx context.Context, brokers []string) error {
+	client, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.DisableClientMetrics())
+	if err != nil {
+		return fmt.Errorf("empty the test cluster: %w", err)
+	}
+	defer client.Close()
+	adm := kadm.NewClient(client)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		left, err := wipe(ctx, adm)
+		if err == nil && left == "" {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("empty the test cluster at %s: left is %s: %w", strings.Join(brokers, ","), left, errors.Join(err, ctx.Err()))
+		case <-tick.C:
+		}
+	}
+}
+
+func wipe(ctx context.Context, adm *kadm.Client) (left string, err error) {
+	groups, err := adm.ListGroups(ctx)
+	if err != nil {
+		return "", fmt.Errorf("list groups: %w", err)
+	}
+	if names := groups.Groups(); len(names) > 0 {
+		resps, err := adm.DeleteGroups(ctx, names...)
+		if err != nil {
+			return "groups", fmt.Errorf("delete groups: %w", err)
+		}
+		for _, r := range resps {
+			if r.Err != nil && !errors.Is(r.Err, kerr.GroupIDNotFound) {
+				left = fmt.Sprintf("group %s (%v)", r.Group, r.Err)
+			}
+		}
+	}
+	topics, err := adm.ListTopics(ctx) // without internal ones
+	if err != nil {
+		return left, fmt.Errorf("list topics: %w", err)
+	}
+	if names := topics.Names(); len(names) > 0 {
+		resps, err := adm.DeleteTopics(ctx, names...)
+		if err != nil {
+			return "topics", fmt.Errorf("delete topics: %w", err)
+		}
+		for _, r := range resps {
+			if r.Err != nil && !errors.Is(r.Err, kerr.UnknownTopicOrPartition) {
+				left = fmt.Sprintf("topic %s (%v)", r.Topic, r.Err)
+			}
+		}
+		if left == "" {
+			left = "topics that are being deleted" // look again
+		}
+	}
+	return left, nil
 }
