@@ -168,3 +168,6 @@ func wipe(ctx context.Context, adm *kadm.Client) (left string, err error) {
 	}
 	return left, nil
 }
+
+// OnApache tells whether the environment asks for real Apache Kafka.
+func OnApache() bool { return os.Getenv("CALLSTREAM_TEST_KAFKA") == "apache" }
