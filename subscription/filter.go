@@ -94,7 +94,7 @@ func CompileFilter(expr string) (*Filter, error) {
 		first := issues.Errors()[0]
 		e := &FilterError{Detail: shorten(first.Message)}
 		if first.Location != nil && first.Location.Line() > 0 {
-			e.Line, e.Column = first.Location.Line(), first.Location.Column()+1
+			e.Line, e.Column = first.Location.Line(), max(first.Location.Column()+1, 1)
 		}
 		return nil, e
 	}

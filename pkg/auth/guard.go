@@ -131,5 +131,9 @@ func bearer(header string) (string, bool) {
 }
 
 func refusal(status int, detail string) *problem.Problem {
-	return &problem.Problem{Title: http.StatusText(status), Status: status, Detail: detail}
+	p := problem.New(status, detail)
+	if status == http.StatusUnauthorized {
+		p.Header = http.Header{"Www-Authenticate": {"Bearer"}} // RFC 9110, section 11.6.1
+	}
+	return p
 }

@@ -1,0 +1,375 @@
+package subscription
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/callstream/callstream/pkg/secret"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+func parse(t *testing.T, doc string) *Subscription {
+	t.Helper()
+	s, err := Parse([]byte(doc), Rules{})
+	require.NoError(t, err)
+	return s
+}
+
+const minimal = `{"url":"https://crm.example.com/hooks","events":["call.*"]}`
+
+func TestDefaults(t *testing.T) {
+	s := parse(t, minimal)
+	require.Equal(t, StatePending, s.State)
+	raw, err := json.Marshal(s)
+	require.NoError(t, err)
+	require.JSONEq(t, `{"id":"","tenant":"","url":"https://crm.example.com/hooks","state":"pending","events":["call.*"],"agents":[],
+		"payload":{"profile":"standard"},"request":{"method":"POST","timeout":"10s"},"auth":{"type":"none"},"signing":{"scheme":"hmac"},
+		"verification":"challenge","max_in_flight":32,"spread":1,"retry":{},"ordering":"none","lane":"standard","version":0}`, string(raw))
+}
+
+func TestEverythingThatIsSupportedIsKept(t *testing.T) {
+	s := parse(t, `{"name":"CRM","url":"https://crm.example.com:8443/hooks?tenant=1","activate":false,
+		"events":["call.ended","transcript.*"],"agents":["a-1"],"filter":"event.data.disposition == 'qualified'",
+		"payload":{"profile":"post-call","transcript":"full","redact":[]},"request":{"method":"POST","headers":{"X-Team":"crm"},"timeout":"2.5s"},
+		"auth":{"type":"api_key","header":"X-Key","value":"k"},"signing":{"scheme":"hmac"},"verification":"ack",
+		"max_in_flight":4,"spread":2,"retry":{"schedule":["5s","1m","1d"],"max_attempts":8,"retry_on":["timeout","429","5xx"]},
+		"ttl":{"default":"24h","call.ended":"1m"},"ordering":"none","capture_response":false,"position":10,"lane":"standard","batch":null}`)
+	require.Equal(t, 2500*time.Millisecond, time.Duration(s.Request.Timeout))
+	require.Equal(t, time.Minute, s.TTL.For("call.ended"))
+	require.Equal(t, 24*time.Hour, s.TTL.For("call.started"))
+	d, ok := s.Retry.Delay(7, nil)
+	require.True(t, ok)
+	require.Equal(t, 24*time.Hour, d)
+	_, ok = s.Retry.Delay(8, nil)
+	require.False(t, ok)
+	require.False(t, *s.Activate)
+}
+
+// Every fault is reported, each with its place.
+func TestEveryFaultHasItsPlace(t *testing.T) {
+	for doc, want := range map[string][]string{
+		`{}`: {"#/events", "#/url"},
+		`[]`: {"#"},
+		`{"url":5,"events":"x","nam":"y","payload":{"profil":"z"}}`:                                                                        {"#/events", "#/nam", "#/payload/profil", "#/url"},
+		`{"url":"https://x.example","events":["call.*",7,null,"nope.*","call.*","cal l"]}`:                                                 {"#/events/1", "#/events/2", "#/events/3", "#/events/4", "#/events/5"},
+		`{"url":"https://x.example","events":["nope.*","call.*","call.*","cal l",""]}`:                                                     {"#/events/0", "#/events/2", "#/events/3", "#/events/4"},
+		`{"url":"https://x.example","events":["*"],"filter":"event.data.x =="}`:                                                            {"#/filter"},
+		`{"url":"https://x.example","events":["*"],"id":"sub_1","state":"active","version":3,"tenant":"t","created_at":"x"}`:               {"#/created_at", "#/id", "#/state", "#/tenant", "#/version"},
+		`{"url":"https://x.example","events":["*"],"max_in_flight":0.5,"spread":1000,"position":"1","lane":"UP"}`:                          {"#/lane", "#/max_in_flight", "#/position", "#/spread"},
+		`{"url":"https://x.example","events":["*"],"request":{"timeout":"31s","headers":{"Host":"x","A b":"c","X":"a\r\nb"}}}`:             {"#/request/headers/A%20b", "#/request/headers/Host", "#/request/headers/X", "#/request/timeout"},
+		`{"url":"https://x.example","events":["*"],"request":{"headers":{"Authorization":"Bearer x","webhook-id":"1","x-a":"","X-A":""}}}`: {"#/request/headers/Authorization", "#/request/headers/webhook-id", "#/request/headers/x-a"},
+		`{"url":"https://x.example","events":["*"],"retry":{"schedule":["5","0s"],"max_attempts":-1,"retry_on":["6xx","200",""]}}`:         {"#/retry/max_attempts", "#/retry/retry_on/0", "#/retry/retry_on/1", "#/retry/retry_on/2", "#/retry/schedule/0", "#/retry/schedule/1"},
+		`{"url":"https://x.example","events":["*"],"ttl":{"default":"1ms","nope":"1h","call.ended":5}}`:                                    {"#/ttl/call.ended", "#/ttl/default", "#/ttl/nope"},
+		`{"url":"https://x.example","events":["*"],"auth":{"type":"bearer"}}`:                                                              {"#/auth/token"},
+		`{"url":"https://x.example","events":["*"],"auth":{"type":"basic","username":"a:b","password":"p","token":"t"}}`:                   {"#/auth/token", "#/auth/username"},
+		`{"url":"https://x.example","events":["*"],"auth":{"type":"bearer","token":{"set":true}}}`:                                         {"#/auth/token"},
+		`{"url":"https://x.example","events":["*"],"auth":{"type":"bearer","token":"a\nb"}}`:                                               {"#/auth/token"},
+		`{"url":"https://x.example","events":["*"],"auth":{"type":"magic"}}`:                                                               {"#/auth/type"},
+		`{"url":"https://x.example","events":["*"],"signing":{"secret":"whsec_short","public_key":"x"}}`:                                   {"#/signing/public_key", "#/signing/secret"},
+		`{"url":"https://x.example","events":["*"],"name":"` + strings.Repeat("n", 201) + `"}`:                                             {"#/name"},
+		`{"url":"https://x.example","events":["*"],"name":"a\u0000b","agents":["","a","a"]}`:                                               {"#/agents/0", "#/agents/2", "#/name"},
+		`{"url":"https://x.example","events":["*"],"activate":"no"}`:                                                                       {"#/activate"},
+	} {
+		_, err := Parse([]byte(doc), Rules{})
+		var faults Faults
+		require.True(t, errors.As(err, &faults), "%s: %v", doc, err)
+		got := []string{}
+		for _, f := range faults {
+			require.NotEmpty(t, f.Detail)
+			if f.Pointer == "#/request/headers/X-A" { // which of the two comes first is the map's choice
+				f.Pointer = "#/request/headers/x-a"
+			}
+			got = append(got, f.Pointer)
+		}
+		slices.Sort(got)
+		for _, w := range want {
+			require.Contains(t, got, w, doc)
+		}
+		require.Len(t, slices.Compact(got), len(want), "%s: %v", doc, faults)
+	}
+}
+
+func TestWhatIsNotJSON(t *testing.T) {
+	for _, doc := range []string{"", " ", "{", `{"url":}`, `{"url":"a"} x`, `{"url":"a"}{"url":"b"}`, "{\"url\":\"\xff\"}", `{"a":1,"a":2}`, "nul",
+		strings.Repeat("[", 100_000), strings.Repeat(`{"a":`, 100_000)} {
+		_, err := Parse([]byte(doc), Rules{})
+		var syntax *SyntaxError
+		require.True(t, errors.As(err, &syntax), "%.40q: %v", doc, err)
+	}
+}
+
+// What the pipeline doesn't do yet is refused, whichever member it is.
+func TestWhatIsNotSupportedYetIsRefused(t *testing.T) {
+	for pointer, member := range map[string]string{
+		"#/frequency": `"frequency":{"per":"call","max":1,"window":"10m"}`, "#/batch": `"batch":{"max_events":10,"max_wait":"2s"}`,
+		"#/rate_limit": `"rate_limit":{"per_second":5}`, "#/ordering": `"ordering":"per_call"`, "#/fallback_url": `"fallback_url":"https://b.example"`,
+		"#/capture_response": `"capture_response":true`, "#/verification": `"verification":"options"`,
+		"#/auth/type": `"auth":{"type":"oauth2","token_url":"https://t.example","client_id":"i","client_secret":"s"}`, "#/signing/scheme": `"signing":{"scheme":"ed25519"}`,
+		"#/payload/profile": `"payload":{"profile":"cloudevents"}`, "#/payload/include": `"payload":{"include":["data.x"]}`,
+		"#/payload/exclude": `"payload":{"exclude":["data.x"]}`, "#/payload/transcript": `"payload":{"transcript":"none"}`, "#/payload/redact": `"payload":{"redact":["phone"]}`,
+		"#/payload/extra": `"payload":{"extra":{"env":"prod"}}`, "#/payload/template": `"payload":{"template":"event"}`,
+		"#/request/method": `"request":{"method":"GET"}`, "#/request/routes": `"request":{"routes":{"call.ended":"/x"}}`,
+	} {
+		_, err := Parse([]byte(`{"url":"https://x.example","events":["*"],`+member+`}`), Rules{})
+		var faults Faults
+		require.True(t, errors.As(err, &faults), member)
+		require.Len(t, faults, 1, member)
+		require.Equal(t, pointer, faults[0].Pointer)
+		require.Contains(t, faults[0].Detail, "supported yet")
+	}
+	require.Len(t, unsupported(), 18, "a line for each case above")
+}
+
+func TestURLs(t *testing.T) {
+	for _, bad := range []string{"", "x", "/hook", "//host/x", "ftp://x.example", "http://x.example", "https://", "https:///x", "https://u:p@x.example", "https://u@x.example",
+		"https://x.example/#f", "https://x.example#", "https://x.example:0", "https://x.example:70000", "https://x.example:", "https://x.example:http", "https://x y.example",
+		"https://x.example/\n", "https://x..example", "https://" + strings.Repeat("a", 64) + ".example", "https://[::1", "https://[fe80::1%25eth0]/", "javascript:alert(1)",
+		"https:x.example", "https://x.example\\@y.example", "https://müller.example", "https://" + strings.Repeat("a", 2100)} {
+		require.NotEmpty(t, checkURL(bad, Rules{}), bad)
+	}
+	for _, good := range []string{"https://x.example", "https://X.example:8443/a/b?c=d&e=%20", "https://[2001:db8::1]/x", "https://203.0.113.5/", "https://a_b.example./x"} {
+		require.Empty(t, checkURL(good, Rules{}), good)
+	}
+	require.Empty(t, checkURL("http://localhost:9000/", Rules{AllowHTTP: true}))
+	require.Equal(t, Origin("https://X.example/a"), Origin("https://x.example:443/b"))
+	require.NotEqual(t, Origin("https://x.example/a"), Origin("http://x.example/a"))
+}
+
+func sealed(t *testing.T, doc string) (*Subscription, *secret.Box) {
+	t.Helper()
+	box, err := secret.NewBox([]byte(strings.Repeat("k", 32)))
+	require.NoError(t, err)
+	s := parse(t, doc)
+	s.ID, s.Tenant = "sub_1", "acme"
+	plain, err := NewSigningSecret()
+	require.NoError(t, err)
+	if s.Signing.Secret.IsZero() {
+		s.Signing.Secret = NewHidden(plain)
+	}
+	require.NoError(t, s.Seal(box))
+	return s, box
+}
+
+func TestSecretsAreWriteOnly(t *testing.T) {
+	const planted = "planted-secret-0f3a"
+	for _, auth := range []string{
+		`{"type":"bearer","token":"` + planted + `"}`, `{"type":"basic","username":"u","password":"` + planted + `"}`, `{"type":"api_key","header":"X-Api-Key","value":"` + planted + `"}`,
+	} {
+		s, box := sealed(t, `{"url":"https://x.example","events":["*"],"auth":`+auth+`}`)
+		raw, err := json.Marshal(s)
+		require.NoError(t, err)
+		require.Contains(t, string(raw), `{"set":true}`)
+		record, err := s.Record(1)
+		require.NoError(t, err)
+		c, err := s.Open(box)
+		require.NoError(t, err)
+		for _, shown := range []string{string(raw), fmt.Sprint(record), fmt.Sprintf("%v %+v %#v", s, s, s), fmt.Sprintf("%v %+v %#v", c, c, c), fmt.Sprintf("%#v", s.Auth)} {
+			require.NotContains(t, shown, planted)
+		}
+		h := http.Header{}
+		c.Authorize(h)
+		require.Len(t, h, 1)
+		for name := range h {
+			require.Equal(t, []string{name}, s.SecretHeaders())
+		}
+		back, err := FromRecord(record)
+		require.NoError(t, err)
+		again, err := back.Open(box)
+		require.NoError(t, err)
+		require.Equal(t, c.Signing, again.Signing)
+		// Sealed for this subscription alone.
+		back.ID = "sub_2"
+		_, err = back.Open(box)
+		require.ErrorIs(t, err, secret.ErrSealed)
+	}
+}
+
+func patch(t *testing.T, s *Subscription, doc string) *Subscription {
+	t.Helper()
+	next, err := s.Patch([]byte(doc), Rules{})
+	require.NoError(t, err)
+	return next
+}
+
+func TestMergePatch(t *testing.T) {
+	s, box := sealed(t, `{"url":"https://x.example","events":["call.ended"],"name":"CRM","agents":["a"],"auth":{"type":"bearer","token":"t1"},
+		"request":{"headers":{"X-A":"1","X-B":"2"},"timeout":"5s"},"ttl":"1h"}`)
+	next := patch(t, s, `{"name":null,"agents":["b","c"],"request":{"headers":{"X-A":null,"X-C":"3"}},"ttl":{"default":"2h","call.ended":"1m"}}`)
+	require.Empty(t, next.Name)
+	require.Equal(t, []string{"b", "c"}, next.Agents)
+	require.Equal(t, map[string]string{"X-B": "2", "X-C": "3"}, next.Request.Headers)
+	require.Equal(t, 5*time.Second, time.Duration(next.Request.Timeout))
+	require.Equal(t, "CRM", s.Name, "the original is left alone")
+	require.NoError(t, next.Seal(box))
+	require.Equal(t, s.Sealed, next.Sealed)
+
+	// An object that was read can be sent back whole.
+	raw, err := json.Marshal(next)
+	require.NoError(t, err)
+	same := patch(t, next, string(raw))
+	require.NoError(t, same.Seal(box))
+	require.Equal(t, next, same)
+
+	basic := patch(t, next, `{"auth":{"type":"basic","username":"u","password":"p"}}`)
+	require.NoError(t, basic.Seal(box))
+	require.NotContains(t, basic.Sealed, FieldToken)
+	require.Contains(t, basic.Sealed, FieldPassword)
+	require.Contains(t, basic.Sealed, FieldSigning)
+	none := patch(t, basic, `{"auth":null}`)
+	require.NoError(t, none.Seal(box))
+	require.Equal(t, AuthNone, none.Auth.Type)
+	require.Len(t, none.Sealed, 1)
+
+	for doc, place := range map[string]string{
+		`{"state":"active"}`: "#/state", `{"version":9}`: "#/version", `{"url":null}`: "#/url", `{"events":[]}`: "#/events", `{"nope":1}`: "#/nope",
+		`{"signing":{"secret":"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}}`: "#/signing/secret", `{"auth":{"token":null}}`: "#/auth/token",
+		`{"auth":{"type":"basic","username":"u","password":{"set":true}}}`: "#/auth/password", `{"rate_limit":{"per_second":1}}`: "#/rate_limit",
+	} {
+		_, err := s.Patch([]byte(doc), Rules{})
+		var faults Faults
+		require.True(t, errors.As(err, &faults), "%s: %v", doc, err)
+		require.Equal(t, place, faults[0].Pointer, doc)
+	}
+}
+
+func TestANewOriginWaitsForItsVerification(t *testing.T) {
+	s, _ := sealed(t, `{"url":"https://one.example/a","events":["*"]}`)
+	require.Equal(t, "https://two.example", patch(t, s, `{"url":"https://two.example"}`).URL, "nothing was verified yet")
+	require.False(t, s.Verified("https://two.example"))
+	require.True(t, s.Verified("https://one.example/a"))
+	require.Equal(t, StateActive, s.State)
+
+	s = patch(t, s, `{"url":"https://one.example/b"}`)
+	require.Equal(t, "https://one.example/b", s.URL)
+	require.Empty(t, s.PendingURL)
+
+	s = patch(t, s, `{"url":"https://two.example/b"}`)
+	require.Equal(t, "https://one.example/b", s.URL, "the old one serves")
+	require.Equal(t, "https://two.example/b", s.PendingURL)
+	s = patch(t, s, `{"name":"x"}`)
+	require.Equal(t, "https://two.example/b", s.PendingURL)
+	require.Empty(t, patch(t, s, `{"url":"https://one.example/b"}`).PendingURL, "taken back")
+	require.False(t, s.Verified("https://one.example/b"))
+	require.True(t, s.Verified("https://two.example/b"))
+	require.Equal(t, "https://two.example/b", s.URL)
+	require.Empty(t, s.PendingURL)
+}
+
+func TestStates(t *testing.T) {
+	s := parse(t, `{"url":"https://x.example","events":["*"],"activate":false}`)
+	var wrong *StateError
+	require.ErrorAs(t, s.Resume(), &wrong)
+	require.ErrorAs(t, s.Pause(), &wrong)
+	require.False(t, s.Disable("gone"))
+	require.True(t, s.Verified(s.URL))
+	require.Equal(t, StatePaused, s.State)
+	require.NoError(t, s.Resume())
+	require.True(t, s.Live())
+	require.True(t, s.Disable("http_410"))
+	require.False(t, s.Disable("again"))
+	require.Equal(t, "http_410", s.StateReason)
+	require.ErrorAs(t, s.Pause(), &wrong)
+	require.True(t, s.Recover())
+	require.Empty(t, s.StateReason)
+	require.NoError(t, s.Pause())
+	require.False(t, s.Recover())
+	require.True(t, s.Verified(s.URL))
+	require.Equal(t, StatePaused, s.State, "who paused it decides")
+}
+
+func TestRetryOn(t *testing.T) {
+	var r Retry
+	for status, want := range map[int]bool{408: true, 425: true, 429: true, 500: true, 503: true, 599: true, 400: false, 404: false, 410: false, 301: false} {
+		require.Equal(t, want, r.RetryableStatus(status), status)
+	}
+	require.True(t, r.RetryableError(true))
+	r = Retry{RetryOn: []string{"404", "5xx", "connection"}}
+	require.True(t, r.RetryableStatus(404))
+	require.True(t, r.RetryableStatus(500))
+	require.False(t, r.RetryableStatus(429))
+	require.False(t, r.RetryableError(true))
+	require.True(t, r.RetryableError(false))
+	_, ok := Retry{MaxAttempts: 1}.Delay(1, []time.Duration{time.Second})
+	require.False(t, ok)
+}
+
+// Delayed, repeated and reordered records never revive a deleted subscription or an older version.
+func TestABookShowsTheNewestWhateverTheOrder(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s, err := Parse([]byte(minimal), Rules{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.ID, s.Tenant = "sub_1", "acme"
+		type stamp struct{ epoch, version int64 }
+		var history []stamp
+		epoch, version := int64(1), int64(0)
+		for range rapid.IntRange(1, 12).Draw(t, "changes") {
+			if rapid.IntRange(0, 4).Draw(t, "restore") == 0 {
+				epoch++
+				version = rapid.Int64Range(0, version).Draw(t, "restored version")
+			}
+			version++
+			history = append(history, stamp{epoch, version})
+		}
+		deleted := rapid.Bool().Draw(t, "deleted")
+		last := history[len(history)-1]
+		book := NewBook()
+		order := append(slices.Clone(history), history[:rapid.IntRange(0, len(history)).Draw(t, "repeats")]...)
+		for _, h := range rapid.Permutation(order).Draw(t, "order") {
+			r, err := s.Record(h.epoch)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Version = h.version; deleted && h == last {
+				r = Deleted(s.ID, s.Tenant, h.version, h.epoch)
+			}
+			book.Apply(r)
+		}
+		got, known := book.Get("sub_1")
+		if !known || got.Epoch != last.epoch || got.Version != last.version || got.Deleted != deleted {
+			t.Fatalf("want %+v deleted=%v, got %+v", last, deleted, got)
+		}
+		if n := len(book.Candidates("acme", "call.ended", "")); (n == 0) != deleted {
+			t.Fatalf("%d candidates of a subscription, deleted=%v", n, deleted)
+		}
+	})
+}
+
+// Whatever JSON a patch holds, the result is refused with places or valid.
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(minimal))
+	f.Add([]byte(`{"url":"https://x.example","events":["*"],"ttl":{"default":"24h"},"auth":{"type":"bearer","token":"t"}}`))
+	base, err := Parse([]byte(minimal), Rules{})
+	require.NoError(f, err)
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		for _, read := range []func([]byte, Rules) (*Subscription, error){Parse, base.Patch} {
+			s, err := read(raw, Rules{})
+			if err != nil {
+				var faults Faults
+				if errors.As(err, &faults) && len(faults) == 0 {
+					t.Fatal("refused without a fault")
+				}
+				continue
+			}
+			if faults := s.Validate(Rules{}); len(faults) > 0 {
+				t.Fatalf("accepted with faults: %v", faults)
+			}
+			out, err := json.Marshal(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var back Subscription
+			if err := json.Unmarshal(out, &back); err != nil {
+				t.Fatalf("%s: %v", out, err)
+			}
+		}
+	})
+}
