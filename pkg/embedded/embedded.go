@@ -32,8 +32,6 @@ type Config struct {
 	DataDir string
 	// Fsync syncs each write before it is acknowledged.
 	Fsync bool
-	// RegistryOnly starts no broker: for a cluster that has no schema registry beside it.
-	RegistryOnly bool
 	Log          *zap.Logger
 	// Compatible returns why a new schema is invalid, or not fully compatible with any of the old ones; nil lets every
 	// schema pass that is JSON.
@@ -50,7 +48,7 @@ type Embedded struct {
 	lock      *dirLock
 }
 
-// Start starts both, or the registry alone; they run until Close. ctx bounds the start only.
+// Start starts both; they run until Close. ctx bounds the start only.
 func Start(ctx context.Context, cfg Config) (_ *Embedded, err error) {
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
@@ -64,22 +62,15 @@ func Start(ctx context.Context, cfg Config) (_ *Embedded, err error) {
 	if err := e.openDir(cfg.DataDir); err != nil {
 		return nil, err
 	}
-	if cfg.DataDir != "" {
-	}
 	began := time.Now()
-	if !cfg.RegistryOnly {
-		if err := e.startBroker(ctx, cfg); err != nil {
-			return nil, err
-		}
+	if err := e.startBroker(ctx, cfg); err != nil {
+		return nil, err
 	}
-
 	if err := e.startRegistry(ctx, cfg); err != nil {
 		return nil, err
 	}
 	fields := []zap.Field{zap.String("kafka", e.kafkaAddr), zap.String("schema_registry", e.url), zap.Duration("took", time.Since(began))}
 	switch {
-	case cfg.RegistryOnly:
-		cfg.Log.Info("embedded schema registry started", fields...)
 	case cfg.DataDir == "":
 		cfg.Log.Info("embedded broker started: everything is kept in memory and gone with this process", fields...)
 	case cfg.Fsync:
