@@ -34,7 +34,7 @@ test: ## every unit and integration test, on the embedded broker; needs nothing 
 
 .PHONY: test-kafka
 test-kafka: ## the integration suite on a real Apache Kafka that it starts by itself, or the one CALLSTREAM_KAFKA_BROKERS names
-	CALLSTREAM_TEST_KAFKA=apache $(GO) test $(TESTFLAGS) -count=1 -timeout 30m ./test/integration/... ./pkg/kafka/...
+	CALLSTREAM_TEST_KAFKA=apache $(GO) run ./test/kafka $(GO) test $(TESTFLAGS) -count=1 -p 1 -timeout 30m ./pkg/kafka/... ./test/integration/...
 
 .PHONY: test-postgres
 test-postgres: ## the storage tests on a real PostgreSQL that it starts by itself, or CALLSTREAM_TEST_DATABASE_URL
@@ -47,7 +47,7 @@ bench: ## the benchmarks, side by side with the bare loop
 .PHONY: chaos
 chaos: ## the fault tests with their zero-loss ledger, longer and on Apache Kafka as well
 	CALLSTREAM_CHAOS_ROUNDS=20 $(GO) test $(TESTFLAGS) -count=1 -timeout 60m -run 'TestKill' ./test/integration/...
-	CALLSTREAM_CHAOS_ROUNDS=20 CALLSTREAM_TEST_KAFKA=apache $(GO) test $(TESTFLAGS) -count=1 -timeout 60m -run 'TestKill' ./test/integration/...
+	CALLSTREAM_CHAOS_ROUNDS=20 CALLSTREAM_TEST_KAFKA=apache $(GO) run ./test/kafka $(GO) test $(TESTFLAGS) -count=1 -timeout 60m -run 'TestKill' ./test/integration/...
 
 .PHONY: generate
 generate: ## generated code and docs
