@@ -118,3 +118,23 @@ func TestIDs(t *testing.T) {
 	}
 	require.Equal(t, keyedID("a", "bc", 7), keyedID("a", "bc", 7))
 }
+
+// BenchmarkEncode is the CPU of an event between body and record: parse, check, fill in, encode.
+func BenchmarkEncode(b *testing.B) {
+	s := offline(b)
+	body := []byte(`{"type":"transcript.ready","call_id":"c-774411","agent_id":"a-9","time":"2026-01-20T10:00:00.123Z","source":"dialer-eu","sequence":4,` +
+		`"data":{"transcript_text":"` + strings.Repeat("the quick brown fox jumps over the lazy dog ", 36) + `","language":"en","duration_ms":61000,` +
+		`"caller":{"name":"Ada Lovelace","phone_number":"+4930123456","city":"Berlin"},"analysis":{"summary":"a short call","score":85,"mood":"good"},"custom":{"a":[1,2,3],"b":"x"}}}`)
+	r := httptest.NewRequest(http.MethodPost, "/v1/events", nil)
+	traceparent := telemetry.NewTraceparent()
+	b.SetBytes(int64(len(body)))
+	b.ReportAllocs()
+	for b.Loop() {
+		x := s.takeBatch()
+		x.body = append(x.body, body...)
+		if p := s.encode(x, r, formJSON, "acme", "", traceparent, s.now()); p != nil {
+			b.Fatal(p)
+		}
+		s.dropBatch(x)
+	}
+}

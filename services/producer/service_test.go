@@ -65,6 +65,11 @@ func createTopics(t testing.TB, client *kgo.Client) {
 // start runs a producer; change may adjust its configuration.
 func start(t testing.TB, change func(*producer.Config)) *rig {
 	t.Helper()
+	return startWith(t, change, telemetry.Nop())
+}
+
+func startWith(t testing.TB, change func(*producer.Config), tel *telemetry.Telemetry) *rig {
+	t.Helper()
 	target := kafkatest.Cluster(t)
 	// A client of its own, for one remembers for a while which topics it has asked for in vain.
 	admin, err := kgo.NewClient(kgo.SeedBrokers(target.Brokers...))
@@ -81,7 +86,7 @@ func start(t testing.TB, change func(*producer.Config)) *rig {
 	if change != nil {
 		change(&cfg)
 	}
-	r.run(cfg, telemetry.Nop())
+	r.run(cfg, tel)
 	r.eventually("the producer is ready", r.service.Ready)
 	return r
 }
