@@ -32,7 +32,7 @@ type Config struct {
 	DataDir string
 	// Fsync syncs each write before it is acknowledged.
 	Fsync bool
-	Log          *zap.Logger
+	Log   *zap.Logger
 	// Compatible returns why a new schema is invalid, or not fully compatible with any of the old ones; nil lets every
 	// schema pass that is JSON.
 	Compatible func(newSchema string, old []string) error
