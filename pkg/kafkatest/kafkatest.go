@@ -108,7 +108,7 @@ func apacheCluster(tb testing.TB, opts Options) Target {
 
 // Wipe deletes every topic and group of a cluster. It waits for groups whose members have just left, or died.
 func Wipe(ctx context.Context, brokers []string) error {
-	client, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.DisableClientMetrics())
+	client, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.DisableClientMetrics(), kgo.MetadataMinAge(50*time.Millisecond))
 	if err != nil {
 		return fmt.Errorf("empty the test cluster: %w", err)
 	}
