@@ -3,6 +3,7 @@
 package catalog
 
 import (
+	"embed"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -19,11 +20,14 @@ type Type struct {
 	Sample      json.RawMessage // a whole event
 }
 
+//go:embed samples/*.json
+var samples embed.FS
+
 // Types returns every event type, in the order of the topics and their schemas.
 func Types() []Type {
-	var all []Type
+	all := make([]Type, 0, len(texts))
 	for _, t := range texts {
-		all = append(all, Type{Name: t.name, Topic: event.TopicOf(t.name), Title: t.title, Description: t.description, Sample: json.RawMessage(t.sample)})
+		all = append(all, t.full())
 	}
 	return all
 }
@@ -32,10 +36,18 @@ func Types() []Type {
 func Lookup(name string) (Type, bool) {
 	for _, t := range texts {
 		if t.name == name {
-			return Type{Name: t.name, Topic: event.TopicOf(t.name), Title: t.title, Description: t.description, Sample: json.RawMessage(t.sample)}, true
+			return t.full(), true
 		}
 	}
 	return Type{}, false
+}
+
+func (t text) full() Type {
+	sample, err := samples.ReadFile("samples/" + t.name + ".json")
+	if err != nil {
+		panic(err) // the files are in the program; a test reads each
+	}
+	return Type{Name: t.name, Topic: event.TopicOf(t.name), Title: t.title, Description: t.description, Sample: sample}
 }
 
 // Match reports whether a pattern (an exact type, "family.*" or "*") covers an event type.

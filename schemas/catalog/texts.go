@@ -1,5 +1,47 @@
 package catalog
 
-type text struct{ name, title, description, sample string }
+type text struct{ name, title, description string }
 
-var texts = []text{}
+// texts has every type, in the order of the topics and their schemas. Samples are files of the same name.
+var texts = [...]text{
+	{"call.queued", "Call queued", "A call waits in a queue for someone to take it."},
+	{"call.started", "Call started", "A call begins, before anything rings: inbound, or made by an agent or a campaign."},
+	{"call.ringing", "Call ringing", "It rings: at the agent for an inbound call, at the customer for an outbound one."},
+	{"call.answered", "Call answered", "Someone, or something, has taken the call."},
+	{"call.ended", "Call ended", "The call is over; what happened in it follows in events of its own."},
+	{"call.failed", "Call failed", "The call came to nothing: busy, rejected, unreachable, or broken."},
+	{"call.transfer_started", "Transfer started", "Someone begins to pass the call on."},
+	{"call.transfer_bridged", "Transfer bridged", "The call is connected with its new party."},
+	{"call.transfer_cancelled", "Transfer cancelled", "The transfer was given up and the call stays where it was."},
+	{"call.transfer_ended", "Transfer ended", "The transferred part of the call is over."},
+	{"call.summary", "Call summary", "What the agent made of the call, once the outcome is chosen or left open."},
+	{"call.report", "Call report", "Everything known about a call after it: who called, what came of it, and where its recording and transcript are."},
+	{"transcript.updated", "Transcript updated", "A part of the transcript while the call goes on."},
+	{"transcript.ready", "Transcript ready", "The whole transcript is there."},
+	{"recording.ready", "Recording ready", "The recording can be fetched."},
+	{"quality.scored", "Quality scored", "The call was scored, by a person or a model."},
+	{"cost.calculated", "Cost calculated", "What the call has cost."},
+	{"disposition.updated", "Disposition updated", "The outcome of the call was chosen or changed."},
+	{"escalation.requested", "Escalation requested", "A person is asked for: the caller wants one, or the risk or doubt is too high."},
+	{"callback.scheduled", "Callback scheduled", "The caller is to be called back."},
+	{"case.requested", "Case requested", "A case is to be opened in the customer's system."},
+	{"review.flagged", "Review flagged", "The call is to be looked at by a person."},
+	{"sms.sent", "SMS sent", "A text message went out."},
+	{"sms.received", "SMS received", "A text message came in."},
+	{"chat.started", "Chat started", "A chat begins."},
+	{"chat.ended", "Chat ended", "A chat is over."},
+	{"agent.status_changed", "Agent status changed", "An agent came online, went offline or became busy."},
+	{"agent.config_updated", "Agent configuration updated", "The configuration of an agent was changed."},
+	{"agent.sync_changed", "Agent synchronisation changed", "The synchronisation of an agent with another system changed its status."},
+	{"agent.performance_alert", "Agent performance alert", "A figure of an agent crossed its threshold."},
+	{"knowledge_base.updated", "Knowledge base updated", "Documents that agents answer from were changed."},
+	{"phone_number.changed", "Phone number changed", "A phone number was bought, assigned, changed or released."},
+	{"user.action", "User action", "A person did something in the platform."},
+	{"system.maintenance", "System maintenance", "Maintenance is planned, under way or done."},
+	{"delivery.exhausted", "Delivery exhausted", "An event could not be delivered and went to the dead-letter topic."},
+	{"endpoint.verified", "Endpoint verified", "An endpoint has shown that it wants what is sent to it."},
+	{"endpoint.disabled", "Endpoint disabled", "Nothing is sent to an endpoint any more, because it is gone or has failed for days."},
+	{"endpoint.recovered", "Endpoint recovered", "An endpoint that failed works again."},
+	{"alert.raised", "Alert raised", "Something needs attention."},
+	{"alert.cleared", "Alert cleared", "What an alert told of is over."},
+}

@@ -92,15 +92,7 @@ func (e *Event) appendExtraJSON(dst []byte) []byte {
 	}
 	t := e.fieldTable()
 	for i := range e.extras {
-		x := &e.extras[i]
-		prefix := ""
-		switch {
-		case x.node == nodeData:
-			prefix = "/data"
-		case x.node >= nodeGroup:
-			prefix = t.groups[x.node-nodeGroup].pointer
-		}
-		member(prefix+"/"+escapePointer(x.name), x.raw)
+		member(e.extraPointer(&e.extras[i]), e.extras[i].raw)
 	}
 	if text, ok := e.exactTime(); ok {
 		member("/time", string(appendQuoted(nil, text)))

@@ -110,4 +110,3 @@ func appendTime(dst []byte, micros int64) []byte {
 
 // hold returns the time with the precision of its column, so that an event prints the same before and after the wire.
 func hold(micros int64) time.Time { return time.UnixMicro(micros).UTC() }
-

@@ -309,3 +309,23 @@ func hasControl(s string) bool {
 	}
 	return false
 }
+
+// Undeclared returns the JSON pointers of the members that the schema does not declare, in the order they came.
+func (e *Event) Undeclared() []string {
+	var pointers []string
+	for i := range e.extras {
+		pointers = append(pointers, e.extraPointer(&e.extras[i]))
+	}
+	return pointers
+}
+
+func (e *Event) extraPointer(x *extra) string {
+	prefix := ""
+	switch {
+	case x.node == nodeData:
+		prefix = "/data"
+	case x.node >= nodeGroup:
+		prefix = e.table.groups[x.node-nodeGroup].pointer
+	}
+	return prefix + "/" + escapePointer(x.name)
+}
