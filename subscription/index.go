@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/callstream/callstream/schemas/event"
 )
@@ -49,8 +50,12 @@ type Compiled struct {
 	// Fault says why the record could not be read.
 	Fault error
 
-	load   sync.Once
-	record *event.SubscriptionRecord // until loaded
+	load sync.Once
+	// What is needed to parse, until then. Not the record itself: 100,000 of them waiting would give the garbage collector
+	// so many more objects to look at that every event paid for it.
+	spec    string
+	secrets map[string]string
+	updated int64 // µs
 
 	compile   sync.Once
 	filter    *Filter
@@ -64,14 +69,17 @@ func (c *Compiled) parse(fault func(*Compiled)) *Compiled {
 		if c.Deleted {
 			return
 		}
-		c.Subscription, c.Fault = FromRecord(c.record)
+		c.Subscription, c.Fault = FromRecord(&event.SubscriptionRecord{
+			ID: c.ID, Tenant: c.Tenant, Version: c.Version, Epoch: c.Epoch, Spec: c.spec, Secrets: c.secrets,
+			UpdatedAt: time.UnixMicro(c.updated).UTC(),
+		})
 		if c.Fault != nil {
 			c.Subscription = nil
 			if fault != nil {
 				fault(c)
 			}
 		}
-		c.record = nil
+		c.spec, c.secrets = "", nil
 	})
 	return c
 }
@@ -99,11 +107,15 @@ func (c *Compiled) outranks(old *Compiled) bool {
 // Apply takes one record of the feed. An older or repeated one changes nothing and answers false. Once Apply has
 // returned, Candidates and Get answer by the new version.
 func (b *Book) Apply(record *event.SubscriptionRecord) bool {
-	c := &Compiled{
-		ID: record.ID, Tenant: record.Tenant, Version: record.Version, Epoch: record.Epoch, Deleted: record.Deleted,
-	}
+	// One string for all: one object for the garbage collector.
+	text := record.ID + record.Tenant + record.Spec
+	id, rest := text[:len(record.ID)], text[len(record.ID):]
+	c := &Compiled{ID: id, Tenant: rest[:len(record.Tenant)], Version: record.Version, Epoch: record.Epoch, Deleted: record.Deleted}
 	if !c.Deleted {
-		c.record = record
+		c.spec, c.updated = rest[len(record.Tenant):], record.UpdatedAt.UnixMicro()
+		if len(record.Secrets) > 0 {
+			c.secrets = record.Secrets
+		}
 	}
 	b.apply.Lock()
 	defer b.apply.Unlock()

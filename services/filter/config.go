@@ -9,8 +9,6 @@ const Group = "callstream-filter"
 type Config struct {
 	Kafka kafka.Config
 
-	HTTPAddr string `config:"HTTP_ADDR" default:"127.0.0.1:8091" doc:"where /healthz, /readyz and /metrics listen; port 0 picks a free one"`
-	DataDir  string `config:"DATA_DIR" default:"./data" doc:"directory of what a process keeps; addresses.json is written there"`
 
 	// Window bounds how many events of a partition may be on their way at once.
 	Window int `config:"FILTER_WINDOW" default:"8192" min:"1" max:"131072" doc:"events of one partition that the filter works on at once"`

@@ -73,6 +73,8 @@ type codec interface {
 type emission struct {
 	*batch
 	flush func(*batch) *batch
+	// scratch holds the bodies of the event at hand, until they are copied into records.
+	scratch []byte
 	// traceparent is the filter's own span, for the headers. It is not in the values, which a reread has to repeat.
 	traceparent string
 }
@@ -213,7 +215,9 @@ func (j *job) render(s *subscription.Subscription) *rendering {
 		j.renderings = j.room[:0]
 	}
 	started := j.now()
-	body, err := payload.Render(s, j.event)
+	var body payload.Rendered
+	var err error
+	j.out.scratch, body, err = payload.Append(j.out.scratch, s, j.event)
 	j.metrics.rendered(j.now().Sub(started))
 	j.renderings = append(j.renderings, rendering{key: key, body: body, err: err})
 	return &j.renderings[len(j.renderings)-1]

@@ -17,10 +17,17 @@ import (
 // work is one event record on its way through the filter. Its offset completes when every record that follows from it is
 // acknowledged, and not before: what is lost in a crash is made again from the same record.
 type work struct {
-	task    *kafka.Task
+	task    task
+	record  *kgo.Record // of the event
 	part    *partition
 	pending atomic.Int64 // unacknowledged records, and one for the handler itself
 	done    func()       // ends the span; may be nil
+}
+
+// task is the part of kafka.Task that work needs.
+type task interface {
+	Context() context.Context
+	Done()
 }
 
 // release gives back one of pending.
@@ -141,7 +148,8 @@ type unsent struct {
 // partition is what the filter keeps for one partition of the input while it owns it.
 type partition struct {
 	kafka.TopicPartition
-	repeats *repeats // used by the partition's handler alone
+	repeats *repeats // used by the partition's handler alone, as is scratch
+	scratch []byte
 
 	mu      sync.Mutex
 	unsent  []unsent

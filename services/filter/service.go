@@ -252,7 +252,7 @@ func (s *Service) handle(ctx context.Context, t *kafka.Task) {
 		return
 	}
 	started := time.Now()
-	w := &work{task: t, part: part}
+	w := &work{task: t, record: r, part: part}
 	w.pending.Store(1)
 	out := &emission{flush: func(b *batch) *batch {
 		s.outbox.send(w, b)
@@ -264,8 +264,11 @@ func (s *Service) handle(ctx context.Context, t *kafka.Task) {
 		w.done = func() { span.End() }
 	}
 	for try := 0; ; try++ {
-		out.batch = s.outbox.batch()
+		out.batch, out.scratch = s.outbox.batch(), part.scratch[:0]
 		id, err := s.decider.decide(ctx, r, part.repeats, out)
+		if cap(out.scratch) <= flushBytes {
+			part.scratch = out.scratch
+		}
 		if err == nil {
 			s.wide(r, id, out)
 			break
@@ -318,7 +321,7 @@ func (s *Service) wide(r *kgo.Record, id identity, out *emission) {
 // fit makes a record that its topic refuses as too large into one that fits: a delivery becomes its dead letter, a dead
 // letter loses the original's bytes, which the source offset stands for.
 func (s *Service) fit(r *kgo.Record, w *work) *kgo.Record {
-	source := w.task.Record
+	source := w.record
 	letter := s.decider.letter(source, deadTooLarge, fmt.Sprintf("the record for %s is %d bytes, more than the topic takes", r.Topic, len(r.Value)))
 	letter.OriginalValue = nil
 	letter.Tenant, letter.EventID = kafka.Header(r, kafka.HeaderTenant), kafka.Header(r, kafka.HeaderID)

@@ -15,7 +15,7 @@ const ContentTypeJSON = "application/json"
 
 // Rendered is what a request is made of, besides what the endpoint's settings add when it is sent.
 type Rendered struct {
-	// Body is sent as it is. It belongs to the caller.
+	// Body is sent as it is.
 	Body []byte
 	// ContentType of the body.
 	ContentType string
@@ -38,11 +38,21 @@ func Key(s *subscription.Subscription) string { return s.Payload.Profile }
 
 // Render renders an event for a subscription. The error is an *UnknownProfileError.
 func Render(s *subscription.Subscription, e *event.Event) (Rendered, error) {
+	_, r, err := Append(nil, s, e)
+	return r, err
+}
+
+// Append is Render into a buffer of the caller's: it appends the body to dst, returns the grown buffer, and the rendering
+// with its body there. It allocates only where the buffer is too small.
+func Append(dst []byte, s *subscription.Subscription, e *event.Event) ([]byte, Rendered, error) {
+	from := len(dst)
 	switch s.Payload.Profile {
 	case subscription.ProfileStandard, "":
-		return Rendered{Body: AppendStandard(nil, e), ContentType: ContentTypeJSON}, nil
+		dst = AppendStandard(dst, e)
 	case subscription.ProfilePostCall:
-		return Rendered{Body: AppendPostCall(nil, e), ContentType: ContentTypeJSON}, nil
+		dst = AppendPostCall(dst, e)
+	default:
+		return dst, Rendered{}, &UnknownProfileError{Profile: s.Payload.Profile}
 	}
-	return Rendered{}, &UnknownProfileError{Profile: s.Payload.Profile}
+	return dst, Rendered{Body: dst[from:len(dst):len(dst)], ContentType: ContentTypeJSON}, nil
 }

@@ -96,6 +96,15 @@ func (r *registry) Register(_ context.Context, _, schema string) (int, error) {
 	return len(r.schemas) - 1, nil
 }
 
+func TestAppendLeavesWhatStandsBefore(t *testing.T) {
+	e := parse(t, []byte(`{"type":"call.ended","call_id":"c"}`))
+	grown, r, err := Append([]byte("before"), profile(subscription.ProfileStandard), e)
+	require.NoError(t, err)
+	assert.Equal(t, "before"+string(r.Body), string(grown))
+	_ = append(r.Body, "x"...)
+	assert.True(t, json.Valid(grown[len("before"):]), "whoever appends to the body does not write into the buffer")
+}
+
 func TestAProfileOfANewerVersionIsAnError(t *testing.T) {
 	_, err := Render(profile("hologram"), parse(t, []byte(`{"type":"call.ended","call_id":"c"}`)))
 	var unknown *UnknownProfileError
@@ -114,8 +123,10 @@ func BenchmarkRender(b *testing.B) {
 				s = profile(subscription.ProfilePostCall)
 			}
 			b.ReportAllocs()
+			var dst []byte
 			for b.Loop() {
-				if _, err := Render(s, e); err != nil {
+				var err error
+				if dst, _, err = Append(dst[:0], s, e); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -1,0 +1,243 @@
+package filter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kgo"
+	noopmetric "go.opentelemetry.io/otel/metric/noop"
+	"go.uber.org/zap"
+
+	"github.com/callstream/callstream/pkg/kafka"
+	"github.com/callstream/callstream/schemas/event"
+	"github.com/callstream/callstream/schemas/topic"
+	"github.com/callstream/callstream/subscription"
+)
+
+// memoryRegistry numbers the schemas that are registered.
+type memoryRegistry struct{ schemas []string }
+
+func (r *memoryRegistry) SchemaByID(_ context.Context, id int) (string, error) {
+	if id < len(r.schemas) {
+		return r.schemas[id], nil
+	}
+	return "", errors.New("no such schema")
+}
+
+func (r *memoryRegistry) Register(_ context.Context, _, schema string) (int, error) {
+	r.schemas = append(r.schemas, schema)
+	return len(r.schemas) - 1, nil
+}
+
+func newDecider(t testing.TB) *decider {
+	t.Helper()
+	codec := event.NewCodec(&memoryRegistry{})
+	require.NoError(t, codec.Prepare(t.Context()))
+	metrics, err := newMetrics(noopmetric.NewMeterProvider(), topic.Events(), func() int { return 0 })
+	require.NoError(t, err)
+	lanes := &lanes{log: zap.NewNop(), now: time.Now, list: func(context.Context) (map[string]lane, error) {
+		return map[string]lane{"standard": {topic: "deliveries.standard", partitions: 8}}, nil
+	}}
+	require.NoError(t, lanes.load(t.Context()))
+	return &decider{log: zap.NewNop(), codec: codec, book: subscription.NewBook(), lanes: lanes, metrics: metrics, now: time.Now}
+}
+
+func (d *decider) subscribe(t testing.TB, s *subscription.Subscription) {
+	t.Helper()
+	s.URL, s.Version = "https://crm.example.com/hooks", s.Version+1
+	if s.State == "" {
+		s.State = subscription.StateActive
+	}
+	record, err := s.Record(1)
+	require.NoError(t, err)
+	require.True(t, d.book.Apply(record))
+}
+
+func eventRecord(t testing.TB, d *decider, raw string) *kgo.Record {
+	t.Helper()
+	e, err := event.Parse([]byte(raw))
+	require.NoError(t, err)
+	e.Tenant, e.IngestedAt = "acme", time.UnixMicro(1_700_000_000_000_000)
+	value, err := d.codec.(*event.Codec).EncodeEvent(t.Context(), nil, e)
+	require.NoError(t, err)
+	return &kgo.Record{
+		Topic: e.Topic(), Key: e.Key(), Value: value, Timestamp: e.IngestedAt,
+		Headers: []kgo.RecordHeader{
+			kafka.StringHeader(kafka.HeaderType, e.Type), kafka.StringHeader(kafka.HeaderID, e.ID),
+			kafka.StringHeader(kafka.HeaderSource, e.Source), kafka.StringHeader(kafka.HeaderTenant, e.Tenant),
+		},
+	}
+}
+
+// collect decides about a record and returns all records that follow from it.
+func collect(t testing.TB, d *decider, r *kgo.Record) []kgo.Record {
+	t.Helper()
+	var all []kgo.Record
+	out := &emission{batch: &batch{}, flush: func(b *batch) *batch {
+		all = append(all, b.records...)
+		return &batch{}
+	}}
+	_, err := d.decide(t.Context(), r, newRepeats(10), out)
+	require.NoError(t, err)
+	return append(all, out.records...)
+}
+
+func TestOneRenderingServesAllThatShareIt(t *testing.T) {
+	d := newDecider(t)
+	for i := range 6 {
+		s := &subscription.Subscription{ID: fmt.Sprintf("sub_%d", i), Tenant: "acme", Events: []string{"*"}}
+		s.Payload.Profile = []string{"standard", "post-call"}[i%2]
+		d.subscribe(t, s)
+	}
+	rendered := 0
+	d.now = func() time.Time { // asked before and after each rendering, and once for the decision
+		rendered++
+		return time.UnixMicro(1)
+	}
+	records := collect(t, d, eventRecord(t, d, `{"id":"evt_1","type":"call.report","call_id":"c-1","data":{"recording_uri":"https://r"}}`))
+	require.Len(t, records, 7)
+	assert.Equal(t, 2*2+1, rendered)
+	bodies := map[string]int{}
+	for _, r := range records[:6] {
+		var delivery event.Delivery
+		require.NoError(t, d.codec.Decode(t.Context(), r.Value, &delivery))
+		bodies[string(delivery.Body)]++
+	}
+	assert.Len(t, bodies, 2)
+	assert.Equal(t, 3, bodies[`{"callId":"c-1","recordingUri":"https://r"}`])
+}
+
+func TestAnEventWithThousandsOfSubscriptionsIsSentInParts(t *testing.T) {
+	d := newDecider(t)
+	const n = maxEntries + 10
+	for i := range n {
+		d.subscribe(t, &subscription.Subscription{ID: fmt.Sprintf("sub_%05d", i), Tenant: "acme", Events: []string{"*"}})
+	}
+	flushes := 0
+	var all []kgo.Record
+	out := &emission{batch: &batch{}, flush: func(b *batch) *batch {
+		flushes++
+		assert.Less(t, len(b.buf), 2*flushBytes)
+		all = append(all, b.records...)
+		return &batch{}
+	}}
+	_, err := d.decide(t.Context(), eventRecord(t, d, `{"id":"evt_1","type":"call.ended","call_id":"c-1","data":{"notes":"`+strings.Repeat("x", 1000)+`"}}`), newRepeats(10), out)
+	require.NoError(t, err)
+	all = append(all, out.records...)
+	assert.Greater(t, flushes, 3)
+	decided := 0
+	for i, r := range all {
+		if r.Topic == topic.Decisions {
+			var decision event.Decision
+			require.NoError(t, d.codec.Decode(t.Context(), r.Value, &decision))
+			decided += len(decision.Decisions)
+			continue
+		}
+		require.Equal(t, fmt.Sprintf("sub_%05d", i), string(r.Key), "values and keys of flushed batches stay as they were")
+	}
+	assert.Equal(t, n, decided)
+	assert.Len(t, all, n+2)
+}
+
+func TestAProfileOfANewerVersionIsADeadLetter(t *testing.T) {
+	d := newDecider(t)
+	d.subscribe(t, &subscription.Subscription{ID: "sub_1", Tenant: "acme", Events: []string{"*"}, Payload: subscription.Payload{Profile: "hologram"}})
+	records := collect(t, d, eventRecord(t, d, `{"id":"evt_1","type":"call.ended","call_id":"c-1"}`))
+	require.Len(t, records, 2)
+	var letter event.DeadLetter
+	require.NoError(t, d.codec.Decode(t.Context(), records[0].Value, &letter))
+	assert.Equal(t, deadRender, letter.Reason)
+	assert.Contains(t, letter.Detail, "hologram")
+}
+
+func TestDecisionsAboutOtherAgentsAreBounded(t *testing.T) {
+	d := newDecider(t)
+	for i := range 3 * maxOtherAgents {
+		d.subscribe(t, &subscription.Subscription{ID: fmt.Sprintf("sub_%05d", i), Tenant: "acme", Events: []string{"call.report"}, Agents: []string{fmt.Sprint("a-", i)}})
+	}
+	records := collect(t, d, eventRecord(t, d, `{"id":"evt_1","type":"call.report","call_id":"c-1","agent_id":"a-149"}`))
+	require.Len(t, records, 2)
+	var decision event.Decision
+	require.NoError(t, d.codec.Decode(t.Context(), records[1].Value, &decision))
+	assert.Len(t, decision.Decisions, maxOtherAgents+1)
+	assert.Equal(t, "sub_00149", decision.Decisions[0].SubscriptionID)
+}
+
+func TestALaneWithoutATopicFallsBack(t *testing.T) {
+	asked := 0
+	now := time.UnixMicro(1)
+	known := map[string]lane{"standard": {topic: "deliveries.standard", partitions: 8}}
+	var failure error
+	l := &lanes{log: zap.NewNop(), now: func() time.Time { return now }, list: func(context.Context) (map[string]lane, error) {
+		asked++
+		return known, failure
+	}}
+	require.NoError(t, l.load(t.Context()))
+	for range 3 {
+		name, partitions := l.find(t.Context(), "express")
+		assert.Equal(t, "deliveries.standard 8", fmt.Sprint(name, " ", partitions))
+	}
+	assert.Equal(t, 2, asked, "not at every event")
+	now, known, failure = now.Add(lookEvery), nil, errors.New("away")
+	name, _ := l.find(t.Context(), "express")
+	assert.Equal(t, "deliveries.standard", name)
+	now, failure = now.Add(lookEvery), nil
+	known = map[string]lane{"standard": {topic: "deliveries.standard", partitions: 8}, "express": {topic: "deliveries.express", partitions: 4}}
+	name, partitions := l.find(t.Context(), "express")
+	assert.Equal(t, "deliveries.express 4", fmt.Sprint(name, " ", partitions))
+	known = map[string]lane{}
+	assert.ErrorIs(t, l.load(t.Context()), errNoLane)
+}
+
+// cpuTime is what the process has used, garbage collection included, in nanoseconds: steadier than the wall clock on a
+// machine that does other things.
+func cpuTime(b *testing.B) int64 {
+	var used syscall.Rusage
+	require.NoError(b, syscall.Getrusage(syscall.RUSAGE_SELF, &used))
+	return used.Utime.Nano() + used.Stime.Nano()
+}
+
+// The cost of an event by how many subscriptions others have: CONTRACT section 9 wants the last at most 1.2 times the
+// first.
+func BenchmarkEvent(b *testing.B) {
+	for _, n := range []int{100, 100_000} {
+		for _, c := range []struct{ name, typ string }{{"delivered", "call.ended"}, {"nobody's", "call.started"}} {
+			b.Run(fmt.Sprintf("%s/%d", c.name, n), func(b *testing.B) {
+				d := newDecider(b)
+				for i := range n {
+					s := &subscription.Subscription{ID: fmt.Sprintf("sub_%06d", i), Tenant: fmt.Sprintf("tenant-%d", i%1000), Events: []string{"call.*"}}
+					if i%10 == 0 {
+						s.Tenant, s.Events = "acme", []string{"sms.sent"}
+					}
+					d.subscribe(b, s)
+				}
+				d.subscribe(b, &subscription.Subscription{ID: "sub_mine", Tenant: "acme", Events: []string{"call.ended"}})
+				r := eventRecord(b, d, `{"id":"evt_1","type":"`+c.typ+`","call_id":"c-1","source":"dialer","data":{"duration_ms":3,"notes":"`+
+					strings.Repeat("lorem ipsum ", 150)+`","tags":["a","b"],"theirs":{"x":[1,2,3]}}}`)
+				memory := newRepeats(100)
+				out := &emission{batch: &batch{}, flush: func(b *batch) *batch { return b }}
+				handle := func() {
+					out.reset()
+					out.scratch = out.scratch[:0]
+					if _, err := d.decide(b.Context(), r, memory, out); err != nil {
+						b.Fatal(err)
+					}
+				}
+				handle() // builds the tenant's index, once after each change
+				b.ReportAllocs()
+				before := cpuTime(b)
+				for b.Loop() {
+					handle()
+				}
+				b.ReportMetric(float64(cpuTime(b)-before)/float64(b.N), "cpu-ns/op")
+			})
+		}
+	}
+}
