@@ -17,16 +17,36 @@ import (
 
 	"github.com/callstream/callstream/pkg/config"
 	"github.com/callstream/callstream/pkg/httpserver"
+	"github.com/callstream/callstream/pkg/kafka"
 	"github.com/callstream/callstream/pkg/run"
 	"github.com/callstream/callstream/pkg/telemetry"
 )
 
-// Config is what every process has, whatever it serves. The defaults of HTTP_ADDR differ between services: each gives
-// its own in Program.Defaults.
+// Config is what every process has, whatever it serves.
 type Config struct {
-	HTTPAddr  string `config:"HTTP_ADDR" default:"127.0.0.1:8080" doc:"where the process listens for HTTP: its API and console if it has them, /healthz, /readyz and /metrics; port 0 picks a free one"`
+	HTTPAddr  string `config:"HTTP_ADDR" default:"127.0.0.1:8080" doc:"where the process listens for HTTP: its API if it has one, /healthz, /readyz and /metrics; port 0 picks a free one"`
 	DataDir   string `config:"DATA_DIR" default:"./data" doc:"folder for what must survive restarts on this machine (embedded broker, SQLite, generated keys) and for addresses.json"`
 	Telemetry telemetry.Config
+}
+
+// Standalone is what a process with one service of the pipeline has: it needs a cluster and a registry that are there
+// already.
+type Standalone struct {
+	Config
+	Kafka    kafka.Config
+	Registry kafka.RegistryConfig
+}
+
+// Validate asks for what only callstream up can do without.
+func (s *Standalone) Validate() []string {
+	var problems []string
+	if len(s.Kafka.Brokers) == 0 {
+		problems = append(problems, "CALLSTREAM_KAFKA_BROKERS: it is required: name the seed brokers as host:port,host:port (only callstream up embeds a broker)")
+	}
+	if len(s.Registry.URLs) == 0 {
+		problems = append(problems, "CALLSTREAM_SCHEMA_REGISTRY_URL: it is required: name the Confluent-compatible registry, such as http://registry:8081")
+	}
+	return problems
 }
 
 // Service is what a process runs.
@@ -39,71 +59,84 @@ type Service interface {
 
 // Program describes a binary with one service.
 type Program struct {
-	Name    string
-	Version string
-	// Config is a pointer to the struct to load; Host points to the Config inside it.
-	Config any
-	Host   *Config
-	// Defaults replace default tags, by key ("HTTP_ADDR").
-	Defaults map[string]string
-	// Build makes the service once Config is loaded. The handler, nil for none, is served beside the health endpoints.
-	Build func(tel *telemetry.Telemetry) (Service, http.Handler, error)
+	Name string
+	// Settings is a pointer to the struct to load; Standalone points to the one inside it.
+	Settings   any
+	Standalone *Standalone
+	// HTTPAddr is the default of HTTP_ADDR, so that all services can run on one machine.
+	HTTPAddr string
+	// Build makes the service once Settings is loaded. The handler, nil for none, is served beside the health endpoints.
+	Build func(tel *telemetry.Telemetry, registry *kafka.Registry) (Service, http.Handler, error)
 }
 
-// Run loads the configuration from args and the environment, and runs the service until ctx is cancelled.
+// Run loads the settings from args and the environment, and runs the service until ctx is cancelled.
 func (p Program) Run(ctx context.Context, args []string) error {
 	src := config.OS(args)
-	src.Defaults = p.Defaults
+	src.Defaults = map[string]string{"HTTP_ADDR": p.HTTPAddr}
 	var warnings []string
 	src.Warn = func(message string) { warnings = append(warnings, message) }
-	if err := config.Load(p.Config, src); err != nil {
+	if err := config.Load(p.Settings, src); err != nil {
 		return err
 	}
-	tel, err := telemetry.New(p.Host.Telemetry, p.Name, p.Version)
+	cfg := p.Standalone.Config
+	tel, err := telemetry.New(cfg.Telemetry, p.Name, run.Version())
 	if err != nil {
 		return err
 	}
-	defer shutdown(ctx, tel)
+	defer tel.Close()
 	for _, w := range warnings {
 		tel.Log.Warn(w)
 	}
-	service, handler, err := p.Build(tel)
+	registry, err := kafka.NewRegistry(p.Standalone.Registry)
 	if err != nil {
 		return err
 	}
-	server := httpserver.New(httpserver.Config{Addr: p.Host.HTTPAddr, Log: tel.Log}, Mux(handler, service.Ready, tel))
-	addr, err := server.Listen()
+	service, handler, err := p.Build(tel, registry)
 	if err != nil {
 		return err
 	}
-	tel.Log.Info("starting", zap.String("version", p.Version), zap.String("http", addr))
-	group, _ := run.NewGroup(ctx)
-	group.Go("http", server.Run)
-	group.Go(p.Name, service.Run)
-	group.Go("addresses", func(ctx context.Context) error {
-		return Announce(ctx, tel.Log, p.Host.DataDir, Addresses{HTTP: addr}, service.Ready)
+	return Serve(ctx, tel, cfg, Addresses{}, handler, service)
+}
+
+// Serve runs a service behind an HTTP server at cfg.HTTPAddr until ctx is cancelled or something fails, and announces
+// where it listens, beside the addresses given. At the end the server takes no more requests and drains first, while the
+// service still works for those in flight; then the service ends.
+func Serve(ctx context.Context, tel *telemetry.Telemetry, cfg Config, a Addresses, handler http.Handler, service Service) error {
+	server := httpserver.New(httpserver.Config{Addr: cfg.HTTPAddr, Log: tel.Log}, mux(handler, service.Ready, tel))
+	var err error
+	if a.HTTP, err = server.Listen(); err != nil {
+		return err
+	}
+	tel.Log.Info("starting", zap.String("version", run.Version()), zap.String("http", a.HTTP))
+	group, ctx := run.NewGroup(ctx)
+	working, stop := context.WithCancel(context.WithoutCancel(ctx))
+	group.Go("http", func(ctx context.Context) error {
+		defer stop()
+		return server.Run(ctx)
 	})
+	group.Go("service", func(context.Context) error {
+		err := service.Run(working)
+		if err == nil && working.Err() == nil {
+			return errEnded
+		}
+		return err
+	})
+	group.Go("addresses", func(ctx context.Context) error { return announce(ctx, tel.Log, cfg.DataDir, a, service.Ready) })
 	err = group.Wait()
 	tel.Log.Info("stopped")
 	return err
 }
 
-func shutdown(ctx context.Context, tel *telemetry.Telemetry) {
-	// Spans and logs of the drain still have to go out, so not under ctx, which is cancelled by now.
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	defer cancel()
-	if err := tel.Shutdown(last); err != nil {
-		tel.Log.Warn("telemetry did not flush", zap.Error(err))
-	}
-}
+// errEnded means that a service's Run returned although nobody asked it to.
+var errEnded = errors.New("ended by itself")
 
-// Mux serves handler, and before it the health endpoints.
-func Mux(handler http.Handler, ready func() error, tel *telemetry.Telemetry) *http.ServeMux {
-	mux := httpserver.Health(ready, tel.MetricsHandler())
+// mux serves handler, and before it the health endpoints.
+func mux(handler http.Handler, ready func() error, tel *telemetry.Telemetry) *http.ServeMux {
+	m := httpserver.Health(ready, tel.MetricsHandler())
 	if handler != nil {
-		mux.Handle("/", handler)
+		m.Handle("/", handler)
 	}
-	return mux
+	return m
 }
 
 // Addresses is the content of addresses.json: where a process listens, as "host:port". What it doesn't serve is omitted.
@@ -116,9 +149,9 @@ type Addresses struct {
 // addressesFile is written to the data directory once the process is ready.
 const addressesFile = "addresses.json"
 
-// Announce waits until ready returns nil, then writes addresses.json to dir and logs that the process is ready. What
+// announce waits until ready returns nil, then writes addresses.json to dir and logs that the process is ready. What
 // the process waits for is logged when it changes. The file of an earlier run is removed first, since its addresses are wrong by now.
-func Announce(ctx context.Context, log *zap.Logger, dir string, a Addresses, ready func() error) error {
+func announce(ctx context.Context, log *zap.Logger, dir string, a Addresses, ready func() error) error {
 	path := filepath.Join(dir, addressesFile)
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove the addresses of an earlier run: %w", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -15,6 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
+	"github.com/callstream/callstream/pkg/config"
+	"github.com/callstream/callstream/pkg/kafka"
 	"github.com/callstream/callstream/pkg/telemetry"
 )
 
@@ -31,7 +34,7 @@ func TestAnnounceWritesAddressesOnlyWhenReady(t *testing.T) {
 		}
 		return nil
 	}
-	require.NoError(t, Announce(t.Context(), zap.NewNop(), dir, Addresses{HTTP: "127.0.0.1:2", Kafka: "127.0.0.1:3"}, ready))
+	require.NoError(t, announce(t.Context(), zap.NewNop(), dir, Addresses{HTTP: "127.0.0.1:2", Kafka: "127.0.0.1:3"}, ready))
 	raw, err := os.ReadFile(path)
 	require.NoError(t, err)
 	var got map[string]string
@@ -42,35 +45,53 @@ func TestAnnounceWritesAddressesOnlyWhenReady(t *testing.T) {
 func TestAnnounceEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	err := Announce(ctx, zap.NewNop(), t.TempDir(), Addresses{}, func() error { return errors.New("never") })
+	err := announce(ctx, zap.NewNop(), t.TempDir(), Addresses{}, func() error { return errors.New("never") })
 	require.ErrorIs(t, err, context.Canceled)
 }
 
-type fakeService struct{ ended chan struct{} }
+type fakeService struct {
+	run   func(ctx context.Context) error
+	ready error
+}
 
-func (s fakeService) Run(ctx context.Context) error { <-ctx.Done(); close(s.ended); return nil }
-func (s fakeService) Ready() error                  { return nil }
+func (s fakeService) Run(ctx context.Context) error { return s.run(ctx) }
+func (s fakeService) Ready() error                  { return s.ready }
 
-func TestProgramServesHealthBesideItsHandler(t *testing.T) {
-	dir := t.TempDir()
-	var cfg struct{ Config }
-	service := fakeService{ended: make(chan struct{})}
-	ctx, cancel := context.WithCancel(t.Context())
-	p := Program{
-		Name: "fake", Version: "1", Config: &cfg, Host: &cfg.Config,
-		Build: func(*telemetry.Telemetry) (Service, http.Handler, error) {
+type fakeSettings struct{ Host Standalone }
+
+func program(cfg *fakeSettings, service Service) Program {
+	return Program{
+		Name: "fake", Settings: cfg, Standalone: &cfg.Host, HTTPAddr: "127.0.0.1:0",
+		Build: func(*telemetry.Telemetry, *kafka.Registry) (Service, http.Handler, error) {
 			return service, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }), nil
 		},
 	}
+}
+
+func flags(dir string) []string {
+	return []string{"--data-dir=" + dir, "--log-level=error", "--kafka-brokers=127.0.0.1:1", "--schema-registry-url=http://127.0.0.1:1"}
+}
+
+func TestProgramServesHealthBesideItsHandlerAndDrainsTheServerFirst(t *testing.T) {
+	dir := t.TempDir()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var url string
+	service := fakeService{run: func(working context.Context) error {
+		<-working.Done()
+		// The server has drained and closed by the time that the service is told to end.
+		_, err := net.DialTimeout("tcp", url, time.Second)
+		require.Error(t, err)
+		return nil
+	}}
 	done := make(chan error, 1)
-	go func() {
-		done <- p.Run(ctx, []string{"--http-addr=127.0.0.1:0", "--data-dir=" + dir, "--log-level=error"})
-	}()
+	go func() { done <- program(&fakeSettings{}, service).Run(ctx, flags(dir)) }()
 	var a Addresses
 	require.Eventually(t, func() bool {
 		raw, err := os.ReadFile(filepath.Join(dir, addressesFile))
 		return err == nil && json.Unmarshal(raw, &a) == nil
 	}, patience, pollInterval)
+	url = a.HTTP
 	for path, want := range map[string]int{"/healthz": 200, "/readyz": 200, "/metrics": 200, "/v1/other": 418} {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+a.HTTP+path, nil)
 		require.NoError(t, err)
@@ -81,16 +102,32 @@ func TestProgramServesHealthBesideItsHandler(t *testing.T) {
 	}
 	cancel()
 	require.NoError(t, <-done)
-	<-service.ended
+}
+
+func TestAServiceThatFailsEndsTheProcess(t *testing.T) {
+	broken := errors.New("broken")
+	service := fakeService{ready: errors.New("never"), run: func(context.Context) error { return broken }}
+	require.ErrorIs(t, program(&fakeSettings{}, service).Run(t.Context(), flags(t.TempDir())), broken)
+	service.run = func(context.Context) error { return nil }
+	require.ErrorIs(t, program(&fakeSettings{}, service).Run(t.Context(), flags(t.TempDir())), errEnded)
+	err := program(&fakeSettings{}, service).Run(t.Context(), append(flags(t.TempDir()), "--http-addr=256.0.0.1:0"))
+	require.ErrorContains(t, err, "listen on 256.0.0.1:0")
+}
+
+func TestStandaloneNeedsAClusterAndARegistry(t *testing.T) {
+	err := program(&fakeSettings{}, fakeService{}).Run(t.Context(), nil)
+	var problems *config.Errors
+	require.ErrorAs(t, err, &problems)
+	require.Len(t, problems.Problems, 2)
 }
 
 func TestMuxWithoutHandler(t *testing.T) {
 	rec := httptest.NewRecorder()
-	Mux(nil, func() error { return nil }, telemetry.Nop()).ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/v1/x", nil))
+	mux(nil, func() error { return nil }, telemetry.Nop()).ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/v1/x", nil))
 	require.Equal(t, http.StatusNotFound, rec.Code)
 }
 
 const (
-	patience = 30 * time.Second
-	pollInterval     = 5 * time.Millisecond
+	patience     = 30 * time.Second
+	pollInterval = 5 * time.Millisecond
 )

@@ -111,3 +111,12 @@ func parseKey(s string) ([]byte, error) {
 	}
 	return key, nil
 }
+
+// LoadBox returns a Box for the key that LoadKey finds.
+func LoadBox(config, dataDir string, generate bool) (*Box, error) {
+	key, err := LoadKey(config, dataDir, generate)
+	if err != nil {
+		return nil, err
+	}
+	return NewBox(key)
+}

@@ -15,7 +15,6 @@ import (
 	"github.com/callstream/callstream/pkg/auth"
 	"github.com/callstream/callstream/pkg/embedded"
 	"github.com/callstream/callstream/pkg/host"
-	"github.com/callstream/callstream/pkg/httpserver"
 	"github.com/callstream/callstream/pkg/kafka"
 	"github.com/callstream/callstream/pkg/run"
 	"github.com/callstream/callstream/pkg/secret"
@@ -89,39 +88,18 @@ func up(ctx context.Context, version string, cfg *UpConfig) error {
 	if err != nil {
 		return err
 	}
-	defer func() {
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		defer cancel()
-		_ = tel.Shutdown(last)
-	}()
+	defer tel.Close()
 	addresses, closeEmbedded, err := bringKafka(ctx, tel.Log, cfg)
 	if err != nil {
 		return err
 	}
 	// After the services have drained: their last commits need the broker.
 	defer closeEmbedded()
-	all, err := newServices(ctx, version, cfg, tel)
+	all, err := newServices(version, cfg, tel)
 	if err != nil {
 		return err
 	}
-	server := httpserver.New(httpserver.Config{Addr: cfg.Host.HTTPAddr, Log: tel.Log}, host.Mux(all.handler(), all.ready, tel))
-	if addresses.HTTP, err = server.Listen(); err != nil {
-		return err
-	}
-	tel.Log.Info("starting", zap.String("version", version), zap.String("http", addresses.HTTP))
-
-	group, _ := run.NewGroup(ctx)
-	group.Go("http", server.Run)
-	group.Go("producer", all.producer.Run)
-	group.Go("filter", all.filter.Run)
-	group.Go("dispatcher", all.dispatcher.Run)
-	group.Go("console", all.console.Run)
-	group.Go("addresses", func(ctx context.Context) error {
-		return host.Announce(ctx, tel.Log, cfg.Host.DataDir, addresses, all.ready)
-	})
-	err = group.Wait()
-	tel.Log.Info("stopped")
-	return err
+	return host.Serve(ctx, tel, cfg.Host, addresses, all.handler(), all)
 }
 
 // bringKafka starts what cfg doesn't name, the broker, the registry or both, and puts its address into cfg. Then it
@@ -190,18 +168,14 @@ type services struct {
 	console    *console.Service
 }
 
-func newServices(_ context.Context, version string, cfg *UpConfig, tel *telemetry.Telemetry) (*services, error) {
+func newServices(version string, cfg *UpConfig, tel *telemetry.Telemetry) (*services, error) {
 	registry, err := kafka.NewRegistry(cfg.Topics.Registry)
 	if err != nil {
 		return nil, err
 	}
 	// One codec, so that each schema is fetched once.
 	codec := event.NewCodec(registry)
-	key, err := secret.LoadKey(cfg.Console.EncryptionKey, cfg.Host.DataDir, true)
-	if err != nil {
-		return nil, err
-	}
-	box, err := secret.NewBox(key)
+	box, err := secret.LoadBox(cfg.Console.EncryptionKey, cfg.Host.DataDir, true)
 	if err != nil {
 		return nil, err
 	}
@@ -229,8 +203,18 @@ func (s *services) inForce(ctx context.Context, offset int64) error {
 	return s.dispatcher.WaitApplied(ctx, offset)
 }
 
-// ready is nil when all services are.
-func (s *services) ready() error {
+// Run runs all services until ctx is cancelled or one of them fails.
+func (s *services) Run(ctx context.Context) error {
+	group, _ := run.NewGroup(ctx)
+	group.Go("producer", s.producer.Run)
+	group.Go("filter", s.filter.Run)
+	group.Go("dispatcher", s.dispatcher.Run)
+	group.Go("console", s.console.Run)
+	return group.Wait()
+}
+
+// Ready is nil when all services are.
+func (s *services) Ready() error {
 	var waits []error
 	for name, ready := range map[string]func() error{
 		"producer": s.producer.Ready, "filter": s.filter.Ready, "dispatcher": s.dispatcher.Ready, "console": s.console.Ready,

@@ -9,7 +9,6 @@ const Group = "callstream-filter"
 type Config struct {
 	Kafka kafka.Config
 
-
 	// Window bounds how many events of a partition may be on their way at once.
 	Window int `config:"FILTER_WINDOW" default:"8192" min:"1" max:"131072" doc:"events of one partition that the filter works on at once"`
 	// RememberEvents bounds the memory for repeats, about 80 bytes an event.

@@ -13,7 +13,6 @@ type Config struct {
 	Kafka kafka.Config
 
 	HTTPAddr string `config:"HTTP_ADDR" default:"127.0.0.1:8080" doc:"where the API listens; port 0 picks a free one"`
-	DataDir  string `config:"DATA_DIR" default:"./data" doc:"directory of what a process keeps; addresses.json is written there"`
 	Auth     string `config:"AUTH" default:"keys" oneof:"keys,off" doc:"keys asks callers for an API key; off lets everyone on this machine in, and needs a loopback address"`
 
 	// DefaultSource is the source of an event that names none; it is part of what identifies the event.

@@ -5,8 +5,7 @@ import (
 	"context"
 	"net/http"
 
-	"github.com/callstream/callstream/pkg/config"
-	"github.com/callstream/callstream/pkg/httpserver"
+	"github.com/callstream/callstream/pkg/host"
 	"github.com/callstream/callstream/pkg/kafka"
 	"github.com/callstream/callstream/pkg/run"
 	"github.com/callstream/callstream/pkg/telemetry"
@@ -14,50 +13,21 @@ import (
 	"github.com/callstream/callstream/services/producer"
 )
 
-type settings struct {
-	Producer  producer.Config
-	Registry  kafka.RegistryConfig
-	Telemetry telemetry.Config
-}
-
-// Validate asks for what the service can't do without when it runs by itself.
-func (s *settings) Validate() []string {
-	var problems []string
-	if len(s.Producer.Kafka.Brokers) == 0 {
-		problems = append(problems, "CALLSTREAM_KAFKA_BROKERS: it is required: name the seed brokers as host:port,host:port (only callstream up embeds a broker)")
+func main() {
+	var s struct {
+		Host     host.Standalone
+		Producer producer.Config
 	}
-	if len(s.Registry.URLs) == 0 {
-		problems = append(problems, "CALLSTREAM_SCHEMA_REGISTRY_URL: it is required: name the Confluent-compatible registry, such as http://registry:8081")
-	}
-	return problems
-}
-
-func main() { run.Main("producer", start) }
-
-func start(ctx context.Context, args []string) error {
-	var s settings
-	source := config.OS(args)
-	source.Warn = run.Warner("producer")
-	if err := config.Load(&s, source); err != nil {
-		return err
-	}
-	tel, err := telemetry.New(s.Telemetry, "producer", run.Version())
-	if err != nil {
-		return err
-	}
-	defer tel.Close()
-	registry, err := kafka.NewRegistry(s.Registry)
-	if err != nil {
-		return err
-	}
-	service, err := producer.New(s.Producer, producer.Deps{Telemetry: tel, Codec: event.NewCodec(registry)})
-	if err != nil {
-		return err
-	}
-	mux := httpserver.Health(service.Ready, tel.MetricsHandler())
-	mux.Handle("/", service.Handler())
-	return run.Service(ctx, run.Process{
-		Addr: s.Producer.HTTPAddr, Handler: http.Handler(mux), DataDir: s.Producer.DataDir, Log: tel.Log,
-		Ready: service.Ready, Run: service.Run,
+	run.Main("producer", func(ctx context.Context, args []string) error {
+		return host.Program{
+			Name: "producer", Settings: &s, Standalone: &s.Host, HTTPAddr: "127.0.0.1:8080",
+			Build: func(tel *telemetry.Telemetry, registry *kafka.Registry) (host.Service, http.Handler, error) {
+				service, err := producer.New(s.Producer, producer.Deps{Telemetry: tel, Codec: event.NewCodec(registry)})
+				if err != nil {
+					return nil, nil, err
+				}
+				return service, service.Handler(), nil
+			},
+		}.Run(ctx, args)
 	})
 }
