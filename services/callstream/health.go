@@ -35,22 +35,31 @@ For the health checks of containers: the images have neither a shell nor curl.`,
 			if err != nil {
 				return fmt.Errorf("health: %w", err)
 			}
-			res, err := http.DefaultClient.Do(req)
+			text, status, err := fetch(http.DefaultClient, req)
 			if err != nil {
 				return fmt.Errorf("health: %w", err)
 			}
-			defer res.Body.Close()
-			text, err := io.ReadAll(io.LimitReader(res.Body, 4<<10))
-			if err != nil {
-				return fmt.Errorf("health: %w", err)
+			if status != http.StatusOK {
+				return fmt.Errorf("%s: %d %s", base, status, text)
 			}
-			if res.StatusCode != http.StatusOK {
-				return fmt.Errorf("%s: %d %s", base, res.StatusCode, oneLine(strings.TrimSpace(string(text))))
-			}
-			fmt.Fprintln(cmd.OutOrStdout(), oneLine(strings.TrimSpace(string(text))))
+			fmt.Fprintln(cmd.OutOrStdout(), text)
 			return nil
 		},
 	}
 	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Second, "how long to wait for the answer")
 	return cmd
+}
+
+// fetch sends a request and returns the start of the answer as one line.
+func fetch(client *http.Client, req *http.Request) (text string, status int, err error) {
+	res, err := client.Do(req)
+	if err != nil {
+		return "", 0, err
+	}
+	defer res.Body.Close()
+	raw, err := io.ReadAll(io.LimitReader(res.Body, 4<<10))
+	if err != nil {
+		return "", 0, err
+	}
+	return oneLine(strings.TrimSpace(string(raw))), res.StatusCode, nil
 }

@@ -25,9 +25,9 @@ type keyView struct {
 	Name      string   `json:"name"`
 	Scopes    []string `json:"scopes"`
 	CreatedAt string   `json:"created_at"`
-	ExpiresAt string   `json:"expires_at"`
+	ExpiresAt string   `json:"expires_at,omitempty"`
 	// Key is the plain key, in the answer to create and rotate alone.
-	Key string `json:"key"`
+	Key string `json:"key,omitempty"`
 }
 
 func newKeysCommand() *cobra.Command {
@@ -83,10 +83,7 @@ next looks, within seconds.`,
 			if err != nil {
 				return err
 			}
-			body := map[string]any{"scopes": scopes}
-			if name != "" {
-				body["name"] = name
-			}
+			body := map[string]any{"name": name, "scopes": scopes}
 			if lasts > 0 {
 				body["expires_at"] = time.Now().Add(lasts).UTC().Format(time.RFC3339)
 			}
@@ -98,7 +95,7 @@ next looks, within seconds.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&name, "name", "", "a name for people")
+	flags.StringVar(&name, "name", "command line", "a name for people")
 	flags.StringSliceVar(&scopes, "scopes", nil, "what it may do: "+strings.Join(auth.Scopes(), ", "))
 	flags.BoolVar(&admin, "admin", false, "make it in the database itself, for --tenant")
 	flags.DurationVar(&lasts, "expires-in", 0, "how long it is valid (720h); without it, until it is deleted")

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,11 +13,13 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/callstream/callstream/pkg/httpserver"
+	"github.com/callstream/callstream/pkg/run"
 )
 
 // listenOptions are the flags of `callstream listen`.
@@ -27,17 +30,25 @@ type listenOptions struct {
 	delay   time.Duration
 	quiet   bool
 	json    bool
+
+	subscribe []string // event patterns to subscribe the receiver itself to
+	filter    string
+	url       string // where callstream reaches the receiver
 }
 
 func newListenCommand() *cobra.Command {
 	var opts listenOptions
+	var api apiFlags
 	cmd := &cobra.Command{
 		Use:   "listen",
 		Short: "Receive webhooks here: verify and print each delivery",
 		Long: `Run a webhook endpoint on this machine. It passes the challenge that a new subscription is verified with, checks
-the signature of each delivery against --secret, prints it, and answers 200.`,
-		Example: `  callstream listen
-  callstream listen --addr :9000 --secret whsec_…     verify what arrives
+the signature of each delivery against --secret, prints it, and answers 200.
+
+With --subscribe it subscribes itself to these events, checks signatures with the secret that it gets, and removes the
+subscription when it ends.`,
+		Example: `  callstream listen --subscribe 'call.*,transcript.ready'
+  callstream listen --addr :9000 --secret whsec_…     verify what arrives for a subscription that there is
   callstream listen --status 500 --delay 2s           see what happens when an endpoint is slow and failing`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -49,14 +60,25 @@ the signature of each delivery against --secret, prints it, and answers 200.`,
 			if opts.status < 200 || opts.status > 599 {
 				return fmt.Errorf("--status %d: an answer's status is between 200 and 599", opts.status)
 			}
+			if len(opts.subscribe) == 0 && (opts.filter != "" || opts.url != "") {
+				return errors.New("--filter and --url belong to --subscribe: name the events")
+			}
+			c, err := api.client(cmd)
+			if err != nil {
+				return err
+			}
 			r, err := newReceiver(opts, cmd.OutOrStdout(), time.Now)
 			if err != nil {
 				return err
 			}
-			return r.run(cmd.Context(), cmd.ErrOrStderr())
+			return r.run(cmd.Context(), c, cmd.ErrOrStderr())
 		},
 	}
+	api.addTo(cmd)
 	flags := cmd.Flags()
+	flags.StringSliceVar(&opts.subscribe, "subscribe", nil, "subscribe to these events while it runs: exact types, family.* or *")
+	flags.StringVar(&opts.filter, "filter", "", "with --subscribe: CEL over event")
+	flags.StringVar(&opts.url, "url", "", "with --subscribe: where callstream reaches this receiver, if not at the address it listens on")
 	flags.StringVar(&opts.addr, "addr", "127.0.0.1:9000", "where to listen; :9000 also takes requests from other machines")
 	flags.StringSliceVar(&opts.secrets, "secret", nil, "the subscription's signing secret, whsec_…; may be repeated (CALLSTREAM_WEBHOOK_SECRET)")
 	flags.IntVar(&opts.status, "status", http.StatusOK, "status to answer deliveries with")
@@ -71,8 +93,9 @@ const maxDelivery = 8 << 20
 
 // receiver is a webhook endpoint that prints what it gets.
 type receiver struct {
-	opts   listenOptions
-	verify *verifier
+	opts listenOptions
+	// verify is nil while there is no secret to check signatures with.
+	verify atomic.Pointer[verifier]
 	now    func() time.Time
 
 	mu   sync.Mutex
@@ -81,24 +104,43 @@ type receiver struct {
 }
 
 func newReceiver(opts listenOptions, out io.Writer, now func() time.Time) (*receiver, error) {
-	v, err := newVerifier(opts.secrets, now)
-	if err != nil {
+	r := &receiver{opts: opts, now: now, out: out, seen: newRecentIDs(200_000)}
+	if err := r.trust(opts.secrets); err != nil {
 		return nil, err
 	}
-	return &receiver{opts: opts, verify: v, now: now, out: out, seen: newRecentIDs(200_000)}, nil
+	return r, nil
+}
+
+// trust checks signatures with these secrets from now on.
+func (r *receiver) trust(secrets []string) error {
+	if len(secrets) == 0 {
+		return nil
+	}
+	v, err := newVerifier(secrets, r.now)
+	if err != nil {
+		return err
+	}
+	r.verify.Store(v)
+	return nil
 }
 
 // run serves until ctx ends. Hints for a person go to hints.
-func (r *receiver) run(ctx context.Context, hints io.Writer) error {
+func (r *receiver) run(ctx context.Context, c *apiClient, hints io.Writer) error {
 	server := httpserver.New(httpserver.Config{Addr: r.opts.addr, DrainTimeout: 2 * time.Second}, r)
 	bound, err := server.Listen()
 	if err != nil {
 		return fmt.Errorf("%w; choose another address with --addr", err)
 	}
-	url := endpointURL(bound)
+	url := firstOf(r.opts.url, endpointURL(bound))
 	fmt.Fprintf(hints, "Listening on %s\n", url)
+	group, _ := run.NewGroup(ctx)
+	group.Go("listen", server.Run)
+	if len(r.opts.subscribe) > 0 {
+		group.Go("subscribe", func(ctx context.Context) error { return r.subscribeTo(ctx, c, url, hints) })
+		return group.Wait()
+	}
 	if len(r.opts.secrets) == 0 {
-		fmt.Fprintf(hints, "Signatures are not checked: start again with --secret whsec_… once you have one.\n")
+		fmt.Fprintf(hints, "Signatures are not checked: start again with --secret whsec_… once you have one, or with --subscribe '*'.\n")
 	}
 	fmt.Fprintf(hints, `Next, in another terminal:
   callstream subscriptions create --url %s --events '*'
@@ -106,7 +148,45 @@ func (r *receiver) run(ctx context.Context, hints io.Writer) error {
 Ctrl-C ends it.
 
 `, url)
-	return server.Run(ctx)
+	return group.Wait()
+}
+
+// subscribeTo subscribes the receiver itself, and removes the subscription when ctx ends.
+func (r *receiver) subscribeTo(ctx context.Context, c *apiClient, url string, hints io.Writer) error {
+	object := map[string]any{"url": url, "events": r.opts.subscribe, "name": "callstream listen"}
+	if r.opts.filter != "" {
+		object["filter"] = r.opts.filter
+	}
+	var raw json.RawMessage
+	if err := c.do(ctx, http.MethodPost, subscriptionsPath, object, &raw, nil); err != nil {
+		return err
+	}
+	var s subscriptionView
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return fmt.Errorf("read the answer: %w", err)
+	}
+	defer func() {
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		if err := c.do(last, http.MethodDelete, subscriptionPath(s.ID), nil, nil, nil); err != nil {
+			fmt.Fprintf(hints, "%s is still there (%v); remove it: callstream subscriptions delete %s\n", s.ID, err, s.ID)
+		}
+	}()
+	if err := r.trust([]string{s.Secret}); err != nil {
+		return err
+	}
+	if s.State == "pending" {
+		if _, err := c.verifyNew(ctx, s.ID, raw); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintf(hints, `Subscribed as %s to %s, until Ctrl-C. Signatures are checked.
+Next, in another terminal:
+  callstream simulate --calls 1
+
+`, s.ID, strings.Join(r.opts.subscribe, ", "))
+	<-ctx.Done()
+	return nil
 }
 
 // endpointURL is where something on this machine reaches a listener.
@@ -168,8 +248,8 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	case len(body) > 0:
 		got.Body, _ = json.Marshal(string(body)) // a string always encodes
 	}
-	if len(r.opts.secrets) > 0 {
-		err := r.verify.verify(req.Header, body)
+	if v := r.verify.Load(); v != nil {
+		err := v.verify(req.Header, body)
 		ok := err == nil
 		got.Verified = &ok
 		if err != nil {

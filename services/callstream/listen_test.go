@@ -201,6 +201,53 @@ func TestListenServesAndSaysWhatToDoNext(t *testing.T) {
 	require.Contains(t, out.String(), "call.ended")
 }
 
+func TestListenSubscribesItself(t *testing.T) {
+	var created map[string]any
+	deleted := make(chan struct{})
+	verified := make(chan struct{})
+	a := newAPI(t, func(r apiRequest) (int, any) {
+		switch {
+		case r.method == http.MethodDelete:
+			close(deleted)
+			return http.StatusNoContent, nil
+		case strings.HasSuffix(r.path, "/verify"):
+			defer close(verified)
+			// As the console does: the endpoint must answer, and a delivery follows.
+			for _, body := range []string{`{"type":"endpoint.verification","challenge":"x"}`, `{"type":"call.ended"}`} {
+				in := delivery(t, testSecret, "msg_1", time.Now(), body)
+				req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, created["url"].(string), in.Body)
+				if err != nil {
+					return 500, nil
+				}
+				req.Header = in.Header
+				res, err := http.DefaultClient.Do(req)
+				if err != nil {
+					return 500, nil
+				}
+				_ = res.Body.Close()
+			}
+			return http.StatusOK, map[string]any{"id": "sub_1", "state": "active"}
+		}
+		if json.Unmarshal([]byte(r.body), &created) != nil {
+			return http.StatusBadRequest, nil
+		}
+		return http.StatusCreated, map[string]any{"id": "sub_1", "state": "pending", "secret": testSecret}
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan result, 1)
+	go func() {
+		ended <- commandIn(ctx, "", "listen", "--addr", "127.0.0.1:0", "--subscribe", "call.*,sms.sent", "--filter", "true", "--api", a.URL)
+	}()
+	<-verified
+	cancel()
+	r := <-ended
+	require.NoError(t, r.err)
+	<-deleted
+	require.Equal(t, []any{"call.*", "sms.sent"}, created["events"])
+	require.Equal(t, "true", created["filter"])
+	require.Contains(t, r.out, "call.ended  evt_1  attempt 1  ✓ verified")
+}
+
 func TestRecentIDsForgetsOnlyTheOldest(t *testing.T) {
 	s := newRecentIDs(100)
 	for i := range 1000 {

@@ -23,8 +23,8 @@ subscription, signed, retried, and never lost.
 To see it work, in three terminals:
 
   callstream up
-  callstream listen
-  callstream subscriptions create --url http://127.0.0.1:9000/ --events '*' && callstream simulate --calls 1
+  callstream listen --subscribe '*'
+  callstream simulate --calls 1
 
 Commands that talk to the API take its address from --api or CALLSTREAM_API_URL and the API key from --key or
 CALLSTREAM_API_KEY. With --json they print what the API answered, for programs.`,

@@ -3,6 +3,7 @@ package callstream
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -176,11 +177,12 @@ func readInput(cmd *cobra.Command, name string) ([]byte, error) {
 
 func newSubscriptionsCreate(api *apiFlags, out *output) *cobra.Command {
 	var flags subscriptionFlags
+	var verify bool
 	cmd := &cobra.Command{
 		Use:   "create",
-		Short: "Subscribe an endpoint to events",
-		Long: `Subscribe an endpoint to events. The endpoint is verified at once, by a challenge unless --verification says
-otherwise. The signing secret is shown this once.`,
+		Short: "Subscribe an endpoint to events, and verify it",
+		Long: `Subscribe an endpoint to events, and verify it at once: by a challenge, unless --verification says otherwise. Nothing is
+sent to an endpoint that has not passed; --verify=false leaves that for later. The signing secret is shown this once.`,
 		Example: `  callstream subscriptions create --url https://crm.example.com/hooks --events 'call.*,transcript.ready'
   callstream subscriptions create --url http://127.0.0.1:9000/ --events '*' --filter "event.data.score >= 80.0"
   callstream subscriptions create -f subscription.json`,
@@ -198,26 +200,56 @@ otherwise. The signing secret is shown this once.`,
 			if err := c.do(cmd.Context(), http.MethodPost, subscriptionsPath, object, &raw, nil); err != nil {
 				return err
 			}
-			if out.json {
-				return printJSON(cmd.OutOrStdout(), raw)
-			}
 			var s subscriptionView
 			if err := json.Unmarshal(raw, &s); err != nil {
 				return fmt.Errorf("read the answer: %w", err)
 			}
+			// Whatever becomes of the verification, the secret is shown: there is no other time.
+			var failed error
+			if verify && s.State == "pending" {
+				raw, failed = c.verifyNew(cmd.Context(), s.ID, raw)
+			}
+			if out.json {
+				return errors.Join(printJSON(cmd.OutOrStdout(), raw), failed)
+			}
+			secret := s.Secret
+			if err := json.Unmarshal(raw, &s); err != nil {
+				return fmt.Errorf("read the answer: %w", err)
+			}
 			w := cmd.OutOrStdout()
-			fmt.Fprintf(w, "Created %s, %s.\n", s.ID, stateOf(&s))
-			if s.Secret != "" {
-				fmt.Fprintf(w, "\nIts signing secret, shown this once:\n  %s\n", oneLine(s.Secret))
+			fmt.Fprintf(w, "Created %s: %s.\n", s.ID, stateOf(&s))
+			if secret != "" {
+				fmt.Fprintf(w, "Its signing secret, shown this once:\n  %s\n", oneLine(secret))
 			}
 			if s.State == "pending" {
-				fmt.Fprintf(w, "\nNothing is sent until the endpoint has passed verification: callstream subscriptions verify %s\n", s.ID)
+				fmt.Fprintf(w, "Nothing is sent until its endpoint has passed verification:\n  callstream subscriptions verify %s\n", s.ID)
 			}
-			return nil
+			return failed
 		},
 	}
 	flags.addTo(cmd)
+	cmd.Flags().BoolVar(&verify, "verify", true, "verify the endpoint now")
 	return cmd
+}
+
+// verifyNew verifies a subscription that was just created. It returns the subscription as it is then, with its secret.
+func (c *apiClient) verifyNew(ctx context.Context, id string, created json.RawMessage) (json.RawMessage, error) {
+	var verified map[string]json.RawMessage
+	if err := c.do(ctx, http.MethodPost, subscriptionPath(id)+"/verify", nil, &verified, nil); err != nil {
+		return created, err
+	}
+	var before map[string]json.RawMessage
+	if err := json.Unmarshal(created, &before); err != nil {
+		return created, fmt.Errorf("read the answer: %w", err)
+	}
+	if secret, ok := before["secret"]; ok {
+		verified["secret"] = secret
+	}
+	raw, err := json.Marshal(verified)
+	if err != nil {
+		return created, fmt.Errorf("read the answer: %w", err)
+	}
+	return raw, nil
 }
 
 // stateOf names a subscription's state with the reason for it.

@@ -75,7 +75,7 @@ func TestSubscriptionsCreateSendsWhatTheFlagsSay(t *testing.T) {
 		"--filter", "event.data.x == 'a,b'", "--profile", "post-call", "--header", "X-Team: crm", "--header", "X-B:  c: d", "--timeout", "3s",
 		"--retry-schedule", "1s,2s", "--activate=false", "--max-in-flight", "4", "--tenant", "acme", "--key", "cs_k")
 	require.NoError(t, r.err)
-	require.Contains(t, r.out, "Created sub_1, active.")
+	require.Contains(t, r.out, "Created sub_1: active.")
 	require.Contains(t, r.out, "whsec_x")
 	req := a.requests[0]
 	require.Equal(t, "POST /v1/subscriptions", req.method+" "+req.path)
@@ -85,6 +85,45 @@ func TestSubscriptionsCreateSendsWhatTheFlagsSay(t *testing.T) {
 	require.JSONEq(t, `{"url":"http://127.0.0.1:9000/","events":["call.*","transcript.ready"],"name":"CRM","filter":"event.data.x == 'a,b'",
 		"payload":{"profile":"post-call"},"request":{"timeout":"3s","headers":{"X-Team":"crm","X-B":"c: d"}},
 		"retry":{"schedule":["1s","2s"]},"activate":false,"max_in_flight":4}`, req.body)
+}
+
+func TestSubscriptionsCreateVerifies(t *testing.T) {
+	passes := true
+	a := newAPI(t, func(r apiRequest) (int, any) {
+		s := map[string]any{}
+		for k, v := range aSubscription {
+			s[k] = v
+		}
+		if r.path == "/v1/subscriptions" {
+			s["state"], s["secret"] = "pending", "whsec_x"
+			return http.StatusCreated, s
+		}
+		if !passes {
+			return 0, problem.New(http.StatusUnprocessableEntity, "the endpoint did not pass verification")
+		}
+		return http.StatusOK, s
+	})
+	r := a.run(t, "subscriptions", "create", "--url", "http://127.0.0.1:9000/", "--events", "*")
+	require.NoError(t, r.err)
+	require.Equal(t, "Created sub_1: active.\nIts signing secret, shown this once:\n  whsec_x\n", r.out)
+	require.Equal(t, "/v1/subscriptions/sub_1/verify", a.requests[1].path)
+
+	r = a.run(t, "subscriptions", "create", "--url", "http://127.0.0.1:9000/", "--events", "*", "--json")
+	require.NoError(t, r.err)
+	var got subscriptionView
+	require.NoError(t, json.Unmarshal([]byte(r.out), &got))
+	require.Equal(t, "active", got.State)
+	require.Equal(t, "whsec_x", got.Secret)
+
+	r = a.run(t, "subscriptions", "create", "--url", "http://127.0.0.1:9000/", "--events", "*", "--verify=false")
+	require.NoError(t, r.err)
+	require.Contains(t, r.out, "callstream subscriptions verify sub_1")
+
+	passes = false
+	r = a.run(t, "subscriptions", "create", "--url", "http://127.0.0.1:9000/", "--events", "*")
+	require.ErrorContains(t, r.err, "did not pass verification")
+	require.Contains(t, r.out, "whsec_x", "there is no other time to show it")
+	require.Contains(t, r.out, "callstream subscriptions verify sub_1")
 }
 
 func TestSubscriptionsCreateTakesAFileWithFlagsOverIt(t *testing.T) {
@@ -189,6 +228,32 @@ func TestWhatIsNoProblemDocumentIsShownToo(t *testing.T) {
 	require.ErrorContains(t, command(t, "subscriptions", "list", "--api", html.URL).err, "is "+html.URL+" the right address?")
 	html.Close()
 	require.ErrorContains(t, command(t, "subscriptions", "list", "--api", html.URL).err, "--api")
+}
+
+func TestKeysCreateAdminWorksOnTheDatabaseItself(t *testing.T) {
+	dir := t.TempDir()
+	create := func(args ...string) result {
+		return command(t, append([]string{"keys", "create", "--admin", "--data-dir", dir}, args...)...)
+	}
+	r := create("--tenant", "acme", "--name", "first", "--json", "--expires-in", "1h")
+	require.NoError(t, r.err)
+	var k keyView
+	require.NoError(t, json.Unmarshal([]byte(r.out), &k))
+	require.Equal(t, "acme", k.Tenant)
+	require.Equal(t, []string{"admin"}, k.Scopes)
+	require.True(t, strings.HasPrefix(k.Key, "cs_"))
+	require.NotEmpty(t, k.ExpiresAt)
+	// What is kept is the hash: the file doesn't hold the key.
+	for _, name := range must(os.ReadDir(dir)) {
+		require.NotContains(t, string(must(os.ReadFile(filepath.Join(dir, name.Name())))), k.Key)
+	}
+	r = create("--tenant", "acme", "--scopes", "events:write")
+	require.NoError(t, r.err)
+	require.Contains(t, r.out, "of tenant acme, for events:write")
+	require.ErrorContains(t, create().err, "--tenant")
+	require.ErrorContains(t, create("--tenant", "a/b").err, "tenant")
+	require.ErrorContains(t, create("--tenant", "a", "--name", "").err, "#/name")
+	require.ErrorContains(t, create("--tenant", "a", "--database-url", "mysql://x").err, "postgres://")
 }
 
 func TestKeys(t *testing.T) {

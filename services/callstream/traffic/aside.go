@@ -6,6 +6,13 @@ import "time"
 func (c *call) aside(place int) {
 	half := c.now / 2
 	switch place {
+	case 2:
+		c.add("agent.status_changed", "", c.agent.id, 0, 0, func(o *object) {
+			o.text("agent_name", c.agent.name)
+			o.text("status", "available")
+			o.text("previous_status", "offline")
+			o.text("reason", "shift begins")
+		})
 	case 3, 11:
 		c.chat()
 	case 5:

@@ -97,7 +97,7 @@ func (m *Model) Flow(number int64) Flow {
 	}
 	shuffle := rand.New(rand.NewPCG(m.Seed, ^uint64(block)))
 	shuffle.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
-	if number == 0 {
+	if block == 0 {
 		// Whoever simulates one call wants to see one that has everything.
 		first := slices.Index(order, 0)
 		order[0], order[first] = order[first], order[0]
