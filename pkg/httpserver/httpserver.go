@@ -101,7 +101,9 @@ func (s *Server) Run(ctx context.Context) error {
 		s.cfg.Log.Warn("requests were cut at shutdown", zap.Duration("after", s.cfg.DrainTimeout))
 		err = s.server.Close()
 	}
-	<-served
+	if serr := <-served; !errors.Is(serr, http.ErrServerClosed) {
+		err = errors.Join(err, serr)
+	}
 	if err != nil {
 		return fmt.Errorf("httpserver: shut down: %w", err)
 	}

@@ -39,7 +39,7 @@ func TestRequestsInFlightAreDrained(t *testing.T) {
 		<-httpserver.Draining(r.Context())
 		<-release
 		if r.Context().Err() == nil {
-			io.WriteString(w, "whole")
+			_, _ = io.WriteString(w, "whole")
 		}
 	}))
 	addr, err := s.Listen()
@@ -97,13 +97,13 @@ func TestAnAddressInUse(t *testing.T) {
 }
 
 func TestHealth(t *testing.T) {
-	var waiting error = errors.New("reads the keys:\n12 behind")
+	waiting := errors.New("reads the keys:\n12 behind")
 	mux := httpserver.Health(func() error { return waiting }, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		io.WriteString(w, "metrics")
+		_, _ = io.WriteString(w, "metrics")
 	}))
 	ask := func(path string) (int, string) {
 		w := httptest.NewRecorder()
-		mux.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+		mux.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
 		return w.Code, w.Body.String()
 	}
 	code, body := ask("/healthz")

@@ -38,12 +38,12 @@ func TestTwoProcessesWorthOfMetricsDontMix(t *testing.T) {
 	page := func(count int64) string {
 		tel, err := telemetry.New(telemetry.Config{}, "x", "v1")
 		require.NoError(t, err)
-		defer tel.Shutdown(t.Context())
+		defer tel.Close()
 		c, err := tel.Meter.Meter("m").Int64Counter("callstream.things")
 		require.NoError(t, err)
 		c.Add(t.Context(), count)
 		w := httptest.NewRecorder()
-		tel.MetricsHandler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+		tel.MetricsHandler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/metrics", nil))
 		require.Equal(t, 200, w.Code)
 		return w.Body.String()
 	}
@@ -55,7 +55,7 @@ func TestTwoProcessesWorthOfMetricsDontMix(t *testing.T) {
 func TestWithoutACollectorTracesStillHaveIDs(t *testing.T) {
 	tel, err := telemetry.New(telemetry.Config{}, "x", "v1")
 	require.NoError(t, err)
-	defer tel.Shutdown(t.Context())
+	defer tel.Close()
 	require.False(t, tel.Recording())
 	ctx, span := tel.Tracer.Tracer("t").Start(telemetry.Extract(t.Context(), parent), "work")
 	require.False(t, span.IsRecording())

@@ -59,7 +59,7 @@ func BenchmarkIngest(b *testing.B) {
 	require.NoError(b, err)
 	defer tel.Close()
 	r := startWith(b, func(c *producer.Config) { c.Auth = "keys" }, tel)
-	r.publish("key_1", key("key_1", "acme", "cs_one", 1))
+	r.publish("key_1", key("key_1", "cs_one", 1))
 	client, err := kgo.NewClient(kgo.SeedBrokers(r.target.Brokers...), kgo.ProducerLinger(0))
 	require.NoError(b, err)
 	defer client.Close()

@@ -37,7 +37,7 @@ func requireCloudEvent(t testing.TB, s sent, id string) {
 	t.Helper()
 	require.Equal(t, id, s.ID)
 	require.Equal(t, "/dialer/eu-1", s.Source)
-	require.Equal(t, "call.ended", s.Event.Type)
+	require.Equal(t, "call.ended", s.Type)
 	require.Equal(t, "c-7ü", s.CallID)
 	require.Equal(t, "default/c-7ü", string(s.Record.Key))
 	require.Equal(t, time.Date(2026, 1, 20, 10, 0, 0, 123456000, time.UTC), s.Time)

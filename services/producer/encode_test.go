@@ -47,7 +47,7 @@ func FuzzRequest(f *testing.F) {
 		run := func() (*batch, int) {
 			b := s.takeBatch()
 			b.body = append(b.body[:0], body...)
-			r := httptest.NewRequest(http.MethodPost, "/v1/events", strings.NewReader(""))
+			r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/v1/events", strings.NewReader(""))
 			if form == formCloudBinary {
 				for name, value := range map[string]string{"Ce-Specversion": "1.0", "Ce-Id": "1", "Ce-Source": "s", "Ce-Type": "quality.scored", "Ce-Subject": "c"} {
 					r.Header.Set(name, value)
@@ -93,7 +93,7 @@ func TestBatchesAreEmptiedBetweenRequests(t *testing.T) {
 	encode := func(body string) (*batch, bool) {
 		b := s.takeBatch()
 		b.body = append(b.body, body...)
-		r := httptest.NewRequest(http.MethodPost, "/v1/events", nil)
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/v1/events", nil)
 		return b, s.encode(b, r, formJSON, "acme", "", telemetry.NewTraceparent(), s.now()) == nil
 	}
 	for range 3 {
@@ -125,7 +125,7 @@ func BenchmarkEncode(b *testing.B) {
 	body := []byte(`{"type":"transcript.ready","call_id":"c-774411","agent_id":"a-9","time":"2026-01-20T10:00:00.123Z","source":"dialer-eu","sequence":4,` +
 		`"data":{"transcript_text":"` + strings.Repeat("the quick brown fox jumps over the lazy dog ", 36) + `","language":"en","duration_ms":61000,` +
 		`"caller":{"name":"Ada Lovelace","phone_number":"+4930123456","city":"Berlin"},"analysis":{"summary":"a short call","score":85,"mood":"good"},"custom":{"a":[1,2,3],"b":"x"}}}`)
-	r := httptest.NewRequest(http.MethodPost, "/v1/events", nil)
+	r := httptest.NewRequestWithContext(b.Context(), http.MethodPost, "/v1/events", nil)
 	traceparent := telemetry.NewTraceparent()
 	b.SetBytes(int64(len(body)))
 	b.ReportAllocs()

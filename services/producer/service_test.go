@@ -267,8 +267,9 @@ func (r *rig) publish(id string, rec *event.KeyRecord) {
 	require.NoError(r.t, r.service.WaitKeysApplied(ctx, done.Offset+1))
 }
 
-func key(id, tenant, plain string, version int64) *event.KeyRecord {
-	return &event.KeyRecord{ID: id, Tenant: tenant, Hash: auth.Hash(plain), Scopes: []string{auth.ScopeEventsWrite}, Version: version, Epoch: 1}
+// key is a record of a key of the tenant acme.
+func key(id, plain string, version int64) *event.KeyRecord {
+	return &event.KeyRecord{ID: id, Tenant: "acme", Hash: auth.Hash(plain), Scopes: []string{auth.ScopeEventsWrite}, Version: version, Epoch: 1}
 }
 
 func TestAnEventReachesItsTopic(t *testing.T) {
@@ -364,7 +365,7 @@ func TestKeys(t *testing.T) {
 	const body = `{"type":"call.started","call_id":"c"}`
 	r.token = "cs_one"
 	require.Equal(t, http.StatusUnauthorized, r.post(body).status, "not known yet")
-	r.publish("key_1", key("key_1", "acme", "cs_one", 1))
+	r.publish("key_1", key("key_1", "cs_one", 1))
 	r.post(body).ids(t)
 	require.Equal(t, http.StatusUnauthorized, r.post(body, "Authorization", "Bearer cs_two").status)
 	require.Equal(t, http.StatusUnauthorized, r.post(body, "Authorization", "Basic cs_one").status)
@@ -374,31 +375,31 @@ func TestKeys(t *testing.T) {
 	a.problem(t)
 	r.token = "cs_one"
 
-	reader := key("key_2", "acme", "cs_reader", 1)
+	reader := key("key_2", "cs_reader", 1)
 	reader.Scopes = []string{auth.ScopeDeliveriesRead}
 	r.publish("key_2", reader)
 	require.Equal(t, http.StatusForbidden, r.post(body, "Authorization", "Bearer cs_reader").status)
 
-	r.publish("key_1", key("key_1", "acme", "cs_rotated", 3))
+	r.publish("key_1", key("key_1", "cs_rotated", 3))
 	require.Equal(t, http.StatusUnauthorized, r.post(body).status, "a rotated key's old secret is gone")
-	r.publish("key_1", key("key_1", "acme", "cs_one", 2))
+	r.publish("key_1", key("key_1", "cs_one", 2))
 	require.Equal(t, http.StatusUnauthorized, r.post(body).status, "an older version changes nothing")
 	r.token = "cs_rotated"
 	r.post(body).ids(t)
-	gone := key("key_1", "acme", "cs_rotated", 4)
+	gone := key("key_1", "cs_rotated", 4)
 	gone.Deleted = true
 	r.publish("key_1", gone)
 	require.Equal(t, http.StatusUnauthorized, r.post(body).status, "deleted")
-	r.publish("key_1", key("key_1", "acme", "cs_rotated", 3))
+	r.publish("key_1", key("key_1", "cs_rotated", 3))
 	require.Equal(t, http.StatusUnauthorized, r.post(body).status, "what comes late doesn't bring it back")
-	restored := key("key_1", "acme", "cs_rotated", 1)
+	restored := key("key_1", "cs_rotated", 1)
 	restored.Epoch = 2
 	r.publish("key_1", restored)
 	r.post(body).ids(t)
 	r.publish("key_1", nil)
 	require.Equal(t, http.StatusUnauthorized, r.post(body).status, "a tombstone ends it too")
 
-	expired := key("key_3", "acme", "cs_old", 1)
+	expired := key("key_3", "cs_old", 1)
 	expired.ExpiresAt = time.Now().Add(-time.Minute)
 	r.publish("key_3", expired)
 	require.Equal(t, http.StatusUnauthorized, r.post(body, "Authorization", "Bearer cs_old").status)
@@ -407,7 +408,7 @@ func TestKeys(t *testing.T) {
 func TestAJunkRecordOnTheFeedStopsNothing(t *testing.T) {
 	r := start(t, func(c *producer.Config) { c.Auth = "keys" })
 	require.NoError(t, r.client.ProduceSync(t.Context(), &kgo.Record{Topic: topic.Keys, Key: []byte("x"), Value: []byte("junk")}).FirstErr())
-	r.publish("key_1", key("key_1", "acme", "cs_one", 1))
+	r.publish("key_1", key("key_1", "cs_one", 1))
 	r.token = "cs_one"
 	r.post(`{"type":"call.started","call_id":"c"}`).ids(t)
 }

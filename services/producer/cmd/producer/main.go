@@ -2,7 +2,6 @@
 package main
 
 import (
-	"context"
 	"net/http"
 
 	"github.com/callstream/callstream/pkg/host"
@@ -13,21 +12,22 @@ import (
 	"github.com/callstream/callstream/services/producer"
 )
 
-func main() {
+func main() { run.Main("producer", program().Run) }
+
+// program describes the producer as a process of its own.
+func program() host.Program {
 	var s struct {
 		Host     host.Standalone
 		Producer producer.Config
 	}
-	run.Main("producer", func(ctx context.Context, args []string) error {
-		return host.Program{
-			Name: "producer", Settings: &s, Standalone: &s.Host, HTTPAddr: "127.0.0.1:8080",
-			Build: func(tel *telemetry.Telemetry, registry *kafka.Registry) (host.Service, http.Handler, error) {
-				service, err := producer.New(s.Producer, producer.Deps{Telemetry: tel, Codec: event.NewCodec(registry)})
-				if err != nil {
-					return nil, nil, err
-				}
-				return service, service.Handler(), nil
-			},
-		}.Run(ctx, args)
-	})
+	return host.Program{
+		Name: "producer", Settings: &s, Standalone: &s.Host, HTTPAddr: "127.0.0.1:8080",
+		Build: func(tel *telemetry.Telemetry, registry *kafka.Registry) (host.Service, http.Handler, error) {
+			service, err := producer.New(s.Producer, producer.Deps{Telemetry: tel, Codec: event.NewCodec(registry)})
+			if err != nil {
+				return nil, nil, err
+			}
+			return service, service.Handler(), nil
+		},
+	}
 }

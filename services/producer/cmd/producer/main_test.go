@@ -53,7 +53,7 @@ func TestTheProgram(t *testing.T) {
 	defer stop()
 	ended := make(chan error, 1)
 	go func() {
-		ended <- start(ctx, []string{"--http-addr=127.0.0.1:0", "--data-dir=" + dir, "--auth=off", "--log-level=error",
+		ended <- program().Run(ctx, []string{"--http-addr=127.0.0.1:0", "--data-dir=" + dir, "--auth=off", "--log-level=error",
 			"--kafka-brokers=" + strings.Join(target.Brokers, ","), "--schema-registry-url=" + target.RegistryURL})
 	}()
 	var at struct{ HTTP string }
@@ -95,7 +95,7 @@ func TestTheProgram(t *testing.T) {
 }
 
 func TestEveryMissingSettingIsNamed(t *testing.T) {
-	err := start(t.Context(), []string{"--http-addr=:8080", "--auth=off"})
+	err := program().Run(t.Context(), []string{"--http-addr=:8080", "--auth=off"})
 	var wrong *config.Errors
 	require.ErrorAs(t, err, &wrong)
 	require.Len(t, wrong.Problems, 3)
