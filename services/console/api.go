@@ -134,13 +134,13 @@ type operation struct {
 // the words that the same document gets everywhere.
 type rawInput interface{ contentType() string }
 
-// body is embedded by inputs with a body.
-type body struct {
+// Document is embedded by inputs with a body. It is exported for huma, which sets embedded parameters by reflection.
+type Document struct {
 	ContentType string `header:"Content-Type" hidden:"true"`
 	RawBody     []byte `contentType:"application/json"`
 }
 
-func (b *body) contentType() string { return b.ContentType }
+func (b *Document) contentType() string { return b.ContentType }
 
 // register declares an operation and the handler for it.
 func register[I, O any](a *apiSet, op operation, handle func(ctx context.Context, store *storage.Store, p auth.Principal, in *I) (*O, error)) {
@@ -178,9 +178,10 @@ func register[I, O any](a *apiSet, op operation, handle func(ctx context.Context
 		return out, nil
 	})
 	if op.body != nil {
-		// huma describes a raw body as bytes; what it holds is this.
+		// huma takes a raw body for required, and for bytes.
 		registry := a.api.OpenAPI().Components.Schemas
 		schema := registry.Schema(reflect.TypeOf(op.body), true, "")
+		declared.RequestBody.Required = !op.bodyOptional
 		for name := range declared.RequestBody.Content {
 			delete(declared.RequestBody.Content, name)
 		}

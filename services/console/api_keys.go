@@ -45,15 +45,16 @@ type keyRequest struct {
 	ExpiresAt *time.Time `json:"expires_at,omitempty" doc:"when the key ends; without it never"`
 }
 
-type createKey struct{ body }
+type createKey struct{ Document }
 
-type keyID struct {
+// KeyID is the id in a path. It is exported for huma, which sets embedded parameters by reflection.
+type KeyID struct {
 	ID string `path:"id" maxLength:"64"`
 }
 
 type actOnKey struct {
-	keyID
-	body
+	KeyID
+	Document
 }
 
 type oneKey struct {
@@ -108,7 +109,7 @@ func (a *apiSet) listKeys(ctx context.Context, store *storage.Store, p auth.Prin
 	return &manyKeys{page(docs, in.Limit, func(d keyDocument) string { return d.ID })}, nil
 }
 
-func (a *apiSet) deleteKey(ctx context.Context, store *storage.Store, p auth.Principal, in *keyID) (*noContent, error) {
+func (a *apiSet) deleteKey(ctx context.Context, store *storage.Store, p auth.Principal, in *KeyID) (*noContent, error) {
 	receipt, err := store.DeleteKey(ctx, p.Tenant, in.ID, storage.Change{Actor: p.Actor(), Action: actionDeleted})
 	if err != nil {
 		return nil, err

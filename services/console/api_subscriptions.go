@@ -25,27 +25,28 @@ const (
 	actionRotated   = "rotated"
 )
 
-type createSubscription struct{ body }
+type createSubscription struct{ Document }
 
-type subscriptionID struct {
+// SubscriptionID is the id in a path. It is exported for huma, which sets embedded parameters by reflection.
+type SubscriptionID struct {
 	ID string `path:"id" maxLength:"64"`
 }
 
 type patchSubscription struct {
-	subscriptionID
+	SubscriptionID
 	IfMatch string `header:"If-Match" doc:"the version that the change is meant for; another answers 412"`
-	body
+	Document
 }
 
 type deleteSubscription struct {
-	subscriptionID
+	SubscriptionID
 	IfMatch string `header:"If-Match" doc:"the version that the change is meant for; another answers 412"`
 }
 
 type actOnSubscription struct {
-	subscriptionID
+	SubscriptionID
 	IfMatch string `header:"If-Match" doc:"the version that the change is meant for; another answers 412"`
-	body
+	Document
 }
 
 type activation struct {
@@ -152,7 +153,7 @@ func (a *apiSet) list(ctx context.Context, store *storage.Store, p auth.Principa
 	return &manySubscriptions{page(subs, in.Limit, func(s *subscription.Subscription) string { return s.ID })}, nil
 }
 
-func (a *apiSet) get(ctx context.Context, store *storage.Store, p auth.Principal, in *subscriptionID) (*oneSubscription, error) {
+func (a *apiSet) get(ctx context.Context, store *storage.Store, p auth.Principal, in *SubscriptionID) (*oneSubscription, error) {
 	sub, err := store.Subscription(ctx, p.Tenant, in.ID)
 	if err != nil {
 		return nil, err

@@ -279,7 +279,7 @@ func adopt(ctx context.Context, t tx, at time.Time, e Entry) error {
 }
 
 // Republish puts objects of a kind into the outbox again, as they are then. Each is read under the lock of its row, so that
-// no newer version of it can get into the outbox before.
+// no newer version of it can get into the outbox before. One whose present version waits there already is left out.
 func (s *Store) Republish(ctx context.Context, kind Kind, ids []string) error {
 	return s.change(ctx, "republish", func(t tx) error {
 		for _, id := range ids {
@@ -289,6 +289,14 @@ func (s *Store) Republish(ctx context.Context, kind Kind, ids []string) error {
 			}
 			if err != nil {
 				return err
+			}
+			var waiting int
+			if err := t.row(ctx, `SELECT COUNT(*) FROM outbox WHERE published_at = 0 AND kind = ? AND id = ? AND version = ?`,
+				string(kind), id, e.Version).Scan(&waiting); err != nil {
+				return err
+			}
+			if waiting > 0 {
+				continue
 			}
 			if _, err := insertEntry(ctx, t, s.Now(), e); err != nil {
 				return err

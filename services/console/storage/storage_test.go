@@ -2,13 +2,10 @@ package storage_test
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -17,6 +14,7 @@ import (
 	"github.com/callstream/callstream/pkg/secret"
 	"github.com/callstream/callstream/services/console/storage"
 	"github.com/callstream/callstream/services/console/storage/pgtest"
+	"github.com/callstream/callstream/services/console/storage/storagetest"
 	"github.com/callstream/callstream/subscription"
 	"github.com/oklog/ulid/v2"
 	"github.com/stretchr/testify/require"
@@ -33,27 +31,9 @@ type backend struct {
 func backends() []backend {
 	all := []backend{{"sqlite", func(t *testing.T) storage.Config { return storage.Config{DataDir: t.TempDir()} }}}
 	if base := os.Getenv(pgtest.EnvURL); base != "" {
-		all = append(all, backend{"postgres", func(t *testing.T) storage.Config { return storage.Config{URL: newDatabase(t, base)} }})
+		all = append(all, backend{"postgres", func(t *testing.T) storage.Config { return storage.Config{URL: storagetest.NewDatabase(t, base)} }})
 	}
 	return all
-}
-
-func newDatabase(t *testing.T, base string) string {
-	t.Helper()
-	admin, err := sql.Open("pgx", base)
-	require.NoError(t, err)
-	t.Cleanup(func() { admin.Close() })
-	name := "test_" + strings.ToLower(ulid.Make().String())
-	_, err = admin.ExecContext(t.Context(), "CREATE DATABASE "+name)
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		_, err := admin.ExecContext(context.Background(), "DROP DATABASE "+name+" WITH (FORCE)")
-		require.NoError(t, err)
-	})
-	u, err := url.Parse(base)
-	require.NoError(t, err)
-	u.Path = "/" + name
-	return u.String()
 }
 
 func onEach(t *testing.T, test func(t *testing.T, cfg storage.Config)) {
