@@ -214,7 +214,7 @@ func (o *outbox) insist(u unsent) {
 			o.log.Warn("a record is too large for its topic", zap.String("topic", u.record.Topic),
 				zap.Int("bytes", len(u.record.Value)), zap.Error(u.err))
 			if u.record = o.fit(u.record, u.work); u.record == nil {
-				break
+				break // logged; holding up the partition for ever would lose more
 			}
 		} else {
 			o.log.Warn("produce failed, trying again", zap.String("topic", u.record.Topic), zap.Int("try", try+1), zap.Error(u.err))

@@ -42,6 +42,7 @@ type rig struct {
 	stop     func() // ends the service, drained
 	version  int64
 	change   func(*filter.Config)
+	tel      *telemetry.Telemetry
 }
 
 // registry is a schema registry that can be cut off.
@@ -67,7 +68,7 @@ func newRig(t testing.TB) *rig {
 	target := kafkatest.Cluster(t)
 	reg, err := kafka.NewRegistry(kafka.RegistryConfig{URLs: []string{target.RegistryURL}})
 	require.NoError(t, err)
-	r := &rig{t: t, target: target, registry: &registry{Registry: reg}, codec: event.NewCodec(reg)}
+	r := &rig{t: t, target: target, registry: &registry{Registry: reg}, codec: event.NewCodec(reg), tel: telemetry.Nop()}
 	require.NoError(t, r.codec.Prepare(t.Context()))
 	admin, err := kgo.NewClient(kgo.SeedBrokers(target.Brokers...))
 	require.NoError(t, err)
@@ -93,7 +94,7 @@ func (r *rig) start() {
 	if r.change != nil {
 		r.change(&cfg)
 	}
-	service, err := filter.New(cfg, filter.Deps{Telemetry: telemetry.Nop(), Codec: event.NewCodec(r.registry)})
+	service, err := filter.New(cfg, filter.Deps{Telemetry: r.tel, Codec: event.NewCodec(r.registry)})
 	require.NoError(r.t, err)
 	r.service = service
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.t.Context()))

@@ -330,16 +330,16 @@ func (s *Service) fit(r *kgo.Record, w *work) *kgo.Record {
 	letter.SubscriptionVersion, _ = kafka.HeaderInt(r, kafka.HeaderSubscriptionVersion)
 	letter.Traceparent, letter.ErrorClass = kafka.Header(r, kafka.HeaderTraceparent), deadTooLarge
 	if r.Topic == topic.DeadLetters {
-		if reason := kafka.Header(r, headerReason); reason != "" && len(r.Value) > len(source.Value) {
-			letter.Reason = reason
-		}
-		// What is left over after this is a few hundred bytes.
-		letter.OriginalKey, letter.OriginalHeaders = nil, nil
 		if len(r.Value) < smallLetter {
 			s.log.Error("not even the shortest dead letter fits, so the event is only here", zap.String("topic", source.Topic),
 				zap.Int32("partition", source.Partition), zap.Int64("offset", source.Offset))
 			return nil
 		}
+		if reason := kafka.Header(r, headerReason); reason != "" {
+			letter.Reason = reason
+		}
+		// What is left after this is a few hundred bytes.
+		letter.OriginalKey, letter.OriginalHeaders = nil, nil
 	}
 	value, err := s.codec.Encode(w.task.Context(), nil, letter)
 	if err != nil {
