@@ -257,24 +257,25 @@ func (e *Event) readExtraJSON(text string) error {
 	}
 	var pointers nameSet
 	var misplaced string
+	bad := false
 	p.members(func(pointer string) {
 		start := p.i
 		// From the root of the event a member is at depth 2, 3 or 4; its pointer counts its slashes.
-		if p.skip(1 + strings.Count(pointer, "/")); p.err != nil || misplaced != "" {
+		if p.skip(1 + strings.Count(pointer, "/")); p.err != nil || bad {
 			return
 		}
 		if !pointers.add(pointer) || !e.place(pointer, p.s[start:p.i]) {
-			misplaced = pointer
+			misplaced, bad = pointer, true
 		}
 	})
 	p.end()
 	if err := p.result(); err != nil {
 		return poison("extra_json: %v", err)
 	}
-	if misplaced == "" {
-		misplaced = e.collision()
+	if !bad {
+		misplaced, bad = e.collision()
 	}
-	if misplaced != "" {
+	if bad {
 		return poison("extra_json: %q is no place for an undeclared member", misplaced)
 	}
 	return nil
@@ -391,7 +392,7 @@ func (e *Event) adopt(raw string, read func(p *parser)) bool {
 }
 
 // collision finds an undeclared member that has the place of a declared one, or of another.
-func (e *Event) collision() string {
+func (e *Event) collision() (name string, found bool) {
 	type place struct {
 		node int
 		name string
@@ -400,7 +401,7 @@ func (e *Event) collision() string {
 	for _, x := range e.extras {
 		at := place{x.node, x.name}
 		if seen[at] {
-			return x.name
+			return x.name, true
 		}
 		seen[at] = true
 	}
@@ -410,14 +411,14 @@ func (e *Event) collision() string {
 		}
 		for f := e.table.groups[g].lo; f < e.table.groups[g].hi; f++ {
 			if e.index[f] != 0 {
-				return e.table.groups[g].name
+				return e.table.groups[g].name, true
 			}
 		}
 		for _, x := range e.extras {
 			if x.node == nodeGroup+g {
-				return e.table.groups[g].name
+				return e.table.groups[g].name, true
 			}
 		}
 	}
-	return ""
+	return "", false
 }
