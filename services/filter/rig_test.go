@@ -155,7 +155,7 @@ func (r *rig) feed(record *event.SubscriptionRecord) {
 	rec := &kgo.Record{Topic: topic.Subscriptions, Key: []byte(record.ID), Value: value}
 	require.NoError(r.t, r.producer.ProduceSync(r.t.Context(), rec))
 	if r.service != nil {
-		require.NoError(r.t, r.service.WaitApplied(r.t.Context(), rec.Offset))
+		require.NoError(r.t, r.service.WaitApplied(r.t.Context(), rec.Offset+1))
 	}
 }
 

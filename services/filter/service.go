@@ -168,9 +168,10 @@ func (s *Service) Ready() error {
 	return s.loop.Ready()
 }
 
-// WaitApplied waits until the record at offset of the feed callstream.subscriptions, and all before it, are in force here.
+// WaitApplied waits until the feed callstream.subscriptions is in force here up to, and without, offset: the one after a
+// record waits for that record, as with the dispatcher and the producer.
 func (s *Service) WaitApplied(ctx context.Context, offset int64) error {
-	return s.feed.WaitFor(ctx, offset+1)
+	return s.feed.WaitFor(ctx, offset)
 }
 
 func (s *Service) waitFor(err error) { s.state.Store(&err) }
