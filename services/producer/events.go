@@ -25,8 +25,8 @@ const (
 	pooledBytes = 64 << 10
 	// requestCost is what a request takes of the budget besides its body: its goroutine, headers and connection.
 	requestCost = 8 << 10
-	// recordCost is what the Kafka client takes for a record besides its bytes.
-	recordCost = 512
+	// recordCost is what an event takes besides its bytes, here and in the Kafka client: the record, its key and headers.
+	recordCost = 1 << 10
 	// away is how long nothing may be acknowledged, with records waiting, before Kafka counts as away.
 	away = 3 * time.Second
 	// maxKeyBytes bounds Idempotency-Key.
@@ -121,9 +121,6 @@ func (s *Service) serveEvents(w http.ResponseWriter, r *http.Request) {
 // accept handles a request and returns the status that it was answered with.
 func (s *Service) accept(w http.ResponseWriter, r *http.Request, now time.Time) int {
 	refuse := func(p *problem.Problem) int {
-		if p.Status >= http.StatusInternalServerError {
-			s.log.Warn("request failed", zap.Int("status", p.Status), zap.String("detail", p.Detail))
-		}
 		problem.Write(w, p)
 		return p.Status
 	}
@@ -132,10 +129,6 @@ func (s *Service) accept(w http.ResponseWriter, r *http.Request, now time.Time) 
 		p.Header = http.Header{"Allow": {http.MethodPost}}
 		return refuse(p)
 	}
-	if !s.enter() {
-		return refuse(unavailable("the service is shutting down; nothing was accepted"))
-	}
-	defer s.active.Done()
 	if p := s.unready(); p != nil {
 		return refuse(p)
 	}
@@ -167,6 +160,12 @@ func (s *Service) accept(w http.ResponseWriter, r *http.Request, now time.Time) 
 		s.dropBatch(b)
 		return refuse(p)
 	}
+	// From here on the end of the service waits for the request: before, it depends on how fast a caller sends.
+	if !s.enter() {
+		s.dropBatch(b)
+		return refuse(unavailable("the service is shutting down; nothing was accepted"))
+	}
+	defer s.active.Done()
 	traceparent, end := s.traceparent(r)
 	defer end()
 	if p := s.encode(b, r, f, caller.Tenant, key, traceparent, now); p != nil {
@@ -174,7 +173,7 @@ func (s *Service) accept(w http.ResponseWriter, r *http.Request, now time.Time) 
 		return refuse(p)
 	}
 	// Everything that can be refused has been: from here on records go out.
-	if !s.budget.take(&b.held, int64(len(b.values)+recordCost*len(b.records))) {
+	if !s.budget.take(&b.held, int64(len(b.values))) {
 		s.dropBatch(b)
 		return refuse(s.overloaded())
 	}
@@ -196,6 +195,7 @@ func (s *Service) produce(b *batch, w http.ResponseWriter, r *http.Request, refu
 		b.timer.Stop()
 	case <-b.timer.C:
 		// The batch isn't reused: its records are still with the client.
+		s.failures.Warn("Kafka did not acknowledge a request in time", zap.Duration("waited", s.cfg.AckTimeout), zap.Int("events", len(b.ids)))
 		p := unavailable("Kafka did not acknowledge every event in time. Some may have been accepted; repeating them under these ids is safe")
 		return refuse(p.With("ids", b.ids))
 	case <-r.Context().Done():
@@ -232,13 +232,13 @@ func (s *Service) failure(err error) *problem.Problem {
 	const partly = ". Some of the events may have been accepted; repeating them under these ids is safe"
 	switch {
 	case errors.Is(err, kafka.ErrTooLarge):
-		s.log.Error("an event topic takes smaller records than declared: raise its max.message.bytes", zap.Error(err))
+		s.failures.Error("an event topic takes smaller records than declared: raise its max.message.bytes", zap.Error(err))
 		return problem.New(http.StatusInternalServerError, "Kafka refuses records of this size, which its settings should allow"+partly)
 	case errors.Is(err, kafka.ErrFatal):
-		s.log.Error("Kafka refuses records", zap.Error(err))
+		s.failures.Error("Kafka refuses records", zap.Error(err))
 		return unavailable("Kafka refuses the events until its operator mends it; the service's log says why" + partly)
 	default:
-		s.log.Warn("Kafka did not take records", zap.Error(err))
+		s.failures.Warn("Kafka did not take records", zap.Error(err))
 		return unavailable("Kafka did not acknowledge every event" + partly)
 	}
 }
@@ -273,6 +273,9 @@ func (s *Service) encode(b *batch, r *http.Request, f form, tenant, key, tracepa
 		return problem.New(http.StatusUnprocessableEntity, "the array holds no events", problem.Fault{Pointer: "#", Detail: "must not be empty"})
 	case len(b.parts) > s.cfg.MaxEvents:
 		return problem.New(http.StatusRequestEntityTooLarge, "a request may hold "+strconv.Itoa(s.cfg.MaxEvents)+" events; send them in several requests")
+	}
+	if !s.budget.take(&b.held, int64(recordCost*len(b.parts))) {
+		return s.overloaded()
 	}
 	b.reserve(len(b.parts))
 	now = now.UTC().Truncate(time.Microsecond) // the precision of the records' columns
@@ -405,7 +408,7 @@ func (s *Service) record(b *batch, p *part, f form, e *event.Event, traceparent 
 	from := len(b.values)
 	values, err := s.codec.EncodeEvent(s.background, b.values, e)
 	if err != nil {
-		s.log.Error("an event could not be encoded", zap.String("type", e.Type), zap.Error(err))
+		s.failures.Error("an event could not be encoded", zap.String("type", e.Type), zap.Error(err))
 		if errors.Is(err, event.ErrRegistry) {
 			return unavailable("the schema registry can't be reached; nothing was accepted")
 		}

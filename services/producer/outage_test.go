@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -315,6 +316,52 @@ func TestTheEndWaitsForRequests(t *testing.T) {
 		require.Contains(t, a.detail, "shutting down")
 		release()
 		require.Equal(t, http.StatusAccepted, (<-answers).status)
+	})
+}
+
+// dripping is a body of which nothing more comes until it is closed.
+type dripping struct{ closed chan struct{} }
+
+func (d dripping) Read([]byte) (int, error) {
+	<-d.closed
+	return 0, io.ErrUnexpectedEOF
+}
+
+func TestTheEndDoesNotWaitForSlowSenders(t *testing.T) {
+	inBubble(t, nil, func(o *outage) {
+		body := dripping{make(chan struct{})}
+		r := httptest.NewRequestWithContext(o.t.Context(), http.MethodPost, "http://localhost/v1/events", body)
+		r.Header.Set("Content-Type", "application/json")
+		w := httptest.NewRecorder()
+		answered := make(chan struct{})
+		go func() {
+			defer close(answered)
+			o.service.Handler().ServeHTTP(w, r)
+		}()
+		synctest.Wait()
+		require.Positive(t, o.service.budget.used.Load())
+		began := time.Now()
+		o.stop()
+		require.NoError(t, <-o.ended)
+		require.Less(t, time.Since(began), time.Second)
+		close(body.closed)
+		<-answered
+		require.Equal(t, http.StatusBadRequest, w.Code)
+		o.ended <- nil
+	})
+}
+
+func TestManySmallEventsAreCountedAtTheirCost(t *testing.T) {
+	inBubble(t, func(c *Config) { c.MaxInFlight = 1 << 20 }, func(o *outage) {
+		release := o.swallow()
+		many := "[" + strings.Repeat(`{"type":"call.started","call_id":"c"},`, 5000) + one + "]"
+		large := make(chan answer, 1)
+		go func() { large <- o.post(many) }()
+		synctest.Wait()
+		require.Greater(t, o.service.budget.used.Load(), int64(5<<20), "not only at the bytes of the body")
+		require.Equal(t, http.StatusTooManyRequests, o.post(one).status)
+		release()
+		require.Equal(t, http.StatusAccepted, (<-large).status)
 	})
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/callstream/callstream/pkg/auth"
 	"github.com/callstream/callstream/pkg/kafka"
@@ -39,6 +40,7 @@ type Deps struct {
 type Service struct {
 	cfg       Config
 	log       *zap.Logger
+	failures  *zap.Logger // for what may be wrong with every request: a few lines a second
 	now       func() time.Time
 	codec     *event.Codec
 	producer  *kafka.Producer
@@ -60,7 +62,7 @@ type Service struct {
 
 	entry  sync.RWMutex // guards closed together with the counting up of active
 	closed bool
-	active sync.WaitGroup // requests being handled
+	active sync.WaitGroup // requests that were read and not answered yet
 
 	prepared atomic.Bool           // the codec knows the schemas' ids
 	kafka    atomic.Pointer[error] // what is wrong with Kafka as last seen; nil before the first look
@@ -82,6 +84,9 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	if s.now == nil {
 		s.now = time.Now
 	}
+	s.failures = s.log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
+		return zapcore.NewSamplerWithOptions(core, time.Second, 5, 1000)
+	}))
 	s.background, s.cancel = context.WithCancel(context.Background())
 	s.budget.limit = int64(cfg.MaxInFlight)
 	s.batches.New = func() any { return s.newBatch() }
