@@ -106,7 +106,8 @@ func EnsureTopics(ctx context.Context, client *kgo.Client, specs []TopicSpec, lo
 			specs[i].Compact, specs[i].Retention = false, -1
 		}
 	}
-	// Compacted topics have no use for a retention: their own default is to keep.
+	// Past the client's cache of metadata: what another process, or we, did a moment ago must show.
+	ctx = kadm.WithAuthorizedOps(ctx)
 	details, err := adm.ListTopics(ctx, names...)
 	if err != nil {
 		return report, fmt.Errorf("list topics: %w", err)
