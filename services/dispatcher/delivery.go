@@ -1,0 +1,177 @@
+package dispatcher
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/callstream/callstream/pkg/kafka"
+	"github.com/callstream/callstream/schemas/topic"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// source is what kind of topic a delivery came from.
+type source struct {
+	kind kind
+	tier time.Duration // of a retry topic
+}
+
+type kind int
+
+const (
+	fromLane kind = iota
+	fromOrdered
+	fromSlow
+	fromTier
+)
+
+// sources maps each topic that the dispatcher consumes to its kind.
+func sources(lanes []string, delays tiers) map[string]source {
+	all := map[string]source{topic.Slow: {kind: fromSlow}, topic.Ordered: {kind: fromOrdered}}
+	for _, lane := range lanes {
+		all[topic.Lane(lane)] = source{kind: fromLane}
+	}
+	for _, d := range delays {
+		all[topic.RetryTier(d)] = source{kind: fromTier, tier: d}
+	}
+	return all
+}
+
+// delivery is a record and what its headers say: enough to queue it. The value is decoded by the worker that sends it, so
+// that a partition's one goroutine isn't what bounds it.
+type delivery struct {
+	task *kafka.Task
+	from source
+
+	subscription string
+	version      int64 // of the subscription, when it was rendered
+	attempts     int   // made so far
+	parked       int   // times it found no room since the last attempt
+	due          time.Time
+	enqueued     time.Time // when it entered the tier it is in
+	firstFailed  time.Time
+	lastClass    string
+	lastStatus   int
+	origin       string // "topic/partition/offset" of the first record
+}
+
+// readDelivery reads the headers. What is missing stays zero: a record without headers is a first attempt, and its
+// subscription is its key.
+func readDelivery(t *kafka.Task, from source) delivery {
+	d := delivery{task: t, from: from}
+	for i := range t.Record.Headers {
+		h := &t.Record.Headers[i]
+		switch h.Key {
+		case kafka.HeaderSubscription:
+			d.subscription = string(h.Value)
+		case kafka.HeaderSubscriptionVersion:
+			d.version = decimal(h.Value)
+		case kafka.HeaderAttempt:
+			d.attempts = int(decimal(h.Value))
+		case kafka.HeaderParked:
+			d.parked = int(decimal(h.Value))
+		case kafka.HeaderDue:
+			d.due = time.UnixMilli(decimal(h.Value))
+		case kafka.HeaderEnqueued:
+			d.enqueued = time.UnixMilli(decimal(h.Value))
+		case kafka.HeaderFirstFailedAt:
+			d.firstFailed = time.UnixMilli(decimal(h.Value))
+		case kafka.HeaderLastErrorClass:
+			d.lastClass = string(h.Value)
+		case kafka.HeaderLastStatus:
+			d.lastStatus = int(decimal(h.Value))
+		case kafka.HeaderOrigin:
+			d.origin = string(h.Value)
+		}
+	}
+	if d.subscription == "" {
+		d.subscription = string(t.Record.Key)
+	}
+	if d.enqueued.IsZero() {
+		d.enqueued = t.Record.Timestamp
+	}
+	return d
+}
+
+// decimal reads a number without allocating; what is no number is 0.
+func decimal(b []byte) int64 {
+	if len(b) == 0 || len(b) > 19 {
+		return 0
+	}
+	var n int64
+	for i, c := range b {
+		if c == '-' && i == 0 && len(b) > 1 {
+			continue
+		}
+		if c < '0' || c > '9' {
+			return 0
+		}
+		n = n*10 + int64(c-'0')
+	}
+	if b[0] == '-' {
+		return -n
+	}
+	return n
+}
+
+// place is a record's "topic/partition/offset".
+func place(r *kgo.Record) string {
+	b := make([]byte, 0, len(r.Topic)+24)
+	b = append(append(b, r.Topic...), '/')
+	b = append(strconv.AppendInt(b, int64(r.Partition), 10), '/')
+	return string(strconv.AppendInt(b, r.Offset, 10))
+}
+
+// move is how a record goes on: to which topic, due when, with what changed.
+type move struct {
+	topic    string
+	tier     time.Duration // 0 for the slow topic
+	due      time.Time     // zero for the slow topic
+	attempts int
+	parked   int
+	class    string // of the failed attempt; empty keeps what is there
+	status   int
+	failed   time.Time // when it failed; zero keeps what is there
+}
+
+// moved returns the record that carries the delivery on: the same key and value bytes, and headers that say when and
+// how often. Partition p stays p, because p of every topic has one owner.
+func (d *delivery) moved(m move, now time.Time) kgo.Record {
+	old := d.task.Record
+	headers := make([]kgo.RecordHeader, 0, len(old.Headers)+10)
+	for _, h := range old.Headers {
+		switch h.Key {
+		case kafka.HeaderAttempt, kafka.HeaderDue, kafka.HeaderEnqueued, kafka.HeaderTier, kafka.HeaderParked,
+			kafka.HeaderFirstFailedAt, kafka.HeaderLastErrorClass, kafka.HeaderLastStatus, kafka.HeaderOrigin:
+		default:
+			headers = append(headers, h)
+		}
+	}
+	class, status, firstFailed, origin := d.lastClass, d.lastStatus, d.firstFailed, d.origin
+	if !m.failed.IsZero() {
+		class, status = m.class, m.status
+		if firstFailed.IsZero() {
+			firstFailed = m.failed
+		}
+	}
+	if origin == "" {
+		origin = place(old)
+	}
+	headers = append(headers,
+		kafka.IntHeader(kafka.HeaderAttempt, int64(m.attempts)),
+		kafka.IntHeader(kafka.HeaderParked, int64(m.parked)),
+		kafka.IntHeader(kafka.HeaderEnqueued, now.UnixMilli()),
+		kafka.StringHeader(kafka.HeaderOrigin, origin),
+	)
+	if !m.due.IsZero() {
+		headers = append(headers,
+			kafka.IntHeader(kafka.HeaderDue, m.due.UnixMilli()), kafka.StringHeader(kafka.HeaderTier, m.tier.String()))
+	}
+	if !firstFailed.IsZero() {
+		headers = append(headers, kafka.IntHeader(kafka.HeaderFirstFailedAt, firstFailed.UnixMilli()),
+			kafka.StringHeader(kafka.HeaderLastErrorClass, class))
+		if status != 0 {
+			headers = append(headers, kafka.IntHeader(kafka.HeaderLastStatus, int64(status)))
+		}
+	}
+	return kgo.Record{Topic: m.topic, Partition: old.Partition, Key: old.Key, Value: old.Value, Headers: headers}
+}

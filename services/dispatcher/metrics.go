@@ -1,0 +1,107 @@
+package dispatcher
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+)
+
+// metrics are counted with plain atomics where the meter only asks for them now and then: an attempt costs tens of
+// microseconds, of which an instrument call with attributes would be a percent each.
+type metrics struct {
+	outcomes  [4]atomic.Int64 // by the order of outcomeNames
+	parked    atomic.Int64
+	hops      atomic.Int64
+	lost      atomic.Int64 // records that fitted no topic
+	rewrites  atomic.Int64 // writes that had to be repeated
+	disabled  atomic.Int64
+	exhausted atomic.Int64
+
+	took  metric.Float64Histogram
+	delay metric.Float64Histogram
+	class metric.Int64Counter
+}
+
+func outcomeNames() []string {
+	return []string{outcomeDelivered, outcomeRetry, outcomeDead, outcomeSkipped}
+}
+
+func newMetrics(provider metric.MeterProvider, load func() (busy, waiting int)) (*metrics, error) {
+	meter := provider.Meter("github.com/callstream/callstream/services/dispatcher")
+	m := &metrics{}
+	var errs [7]error
+	m.took, errs[0] = meter.Float64Histogram("callstream.dispatcher.attempt.duration", metric.WithUnit("s"),
+		metric.WithDescription("From sending a request to the end of its answer"),
+		metric.WithExplicitBucketBoundaries(.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30))
+	m.delay, errs[1] = meter.Float64Histogram("callstream.dispatcher.first_attempt.delay", metric.WithUnit("s"),
+		metric.WithDescription("From the acceptance of an event to the start of the first attempt to deliver it"),
+		metric.WithExplicitBucketBoundaries(.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 1800))
+	m.class, errs[2] = meter.Int64Counter("callstream.dispatcher.errors", metric.WithUnit("{attempt}"),
+		metric.WithDescription("Failed attempts by class of error"))
+	outcomes, err := meter.Int64ObservableCounter("callstream.dispatcher.deliveries", metric.WithUnit("{delivery}"),
+		metric.WithDescription("Records by what became of them; a delivery that is tried three times counts three times"))
+	errs[3] = err
+	events, err := meter.Int64ObservableCounter("callstream.dispatcher.records", metric.WithUnit("{record}"),
+		metric.WithDescription("Records moved without an attempt (parked, hop), written again (rewrite), endpoints disabled, deliveries exhausted, and writes that fitted no topic (lost)"))
+	errs[4] = err
+	queue, err := meter.Int64ObservableGauge("callstream.dispatcher.jobs", metric.WithUnit("{delivery}"),
+		metric.WithDescription("Deliveries in flight and queued in this process"))
+	errs[5] = err
+	for _, err := range errs {
+		if err != nil {
+			return nil, fmt.Errorf("make the dispatcher's metrics: %w", err)
+		}
+	}
+	var byOutcome []metric.MeasurementOption
+	for _, name := range outcomeNames() {
+		byOutcome = append(byOutcome, metric.WithAttributes(attribute.String("outcome", name)))
+	}
+	kind := func(name string) metric.MeasurementOption {
+		return metric.WithAttributes(attribute.String("kind", name))
+	}
+	parked, hop, lost, rewrite, disabled, exhausted := kind("parked"), kind("hop"), kind("lost"), kind("rewrite"), kind("disabled"), kind("exhausted")
+	flying, queued := metric.WithAttributes(attribute.String("state", "in_flight")), metric.WithAttributes(attribute.String("state", "queued"))
+	_, err = meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		for i := range m.outcomes {
+			o.ObserveInt64(outcomes, m.outcomes[i].Load(), byOutcome[i])
+		}
+		o.ObserveInt64(events, m.parked.Load(), parked)
+		o.ObserveInt64(events, m.hops.Load(), hop)
+		o.ObserveInt64(events, m.lost.Load(), lost)
+		o.ObserveInt64(events, m.rewrites.Load(), rewrite)
+		o.ObserveInt64(events, m.disabled.Load(), disabled)
+		o.ObserveInt64(events, m.exhausted.Load(), exhausted)
+		busy, waiting := load()
+		o.ObserveInt64(queue, int64(busy), flying)
+		o.ObserveInt64(queue, int64(waiting), queued)
+		return nil
+	}, outcomes, events, queue)
+	if err != nil {
+		return nil, fmt.Errorf("register the dispatcher's metrics: %w", err)
+	}
+	return m, nil
+}
+
+func (m *metrics) outcome(name string) {
+	for i, n := range outcomeNames() {
+		if n == name {
+			m.outcomes[i].Add(1)
+			return
+		}
+	}
+}
+
+// attempt counts a request that was sent.
+func (m *metrics) attempt(ctx context.Context, class string, took, sinceAccepted time.Duration, first bool) {
+	m.took.Record(ctx, took.Seconds())
+	if first {
+		m.delay.Record(ctx, sinceAccepted.Seconds())
+	}
+	if class != "" {
+		m.class.Add(ctx, 1, metric.WithAttributes(attribute.String("class", class)))
+	}
+}

@@ -1,0 +1,326 @@
+package dispatcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/callstream/callstream/pkg/egress"
+	"github.com/callstream/callstream/pkg/kafka"
+	"github.com/callstream/callstream/pkg/secret"
+	"github.com/callstream/callstream/pkg/telemetry"
+	"github.com/callstream/callstream/schemas/event"
+	"github.com/callstream/callstream/schemas/topic"
+	"github.com/callstream/callstream/subscription"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.opentelemetry.io/otel/trace"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// Deps are what a dispatcher is given.
+type Deps struct {
+	*telemetry.Telemetry
+	// Codec reads and writes the values of records.
+	Codec *event.Codec
+	// Box opens the secrets of subscriptions.
+	Box *secret.Box
+	// Version goes into the user agent.
+	Version string
+	// Name tells dispatchers apart in attempt records; the host's name and the process id where empty.
+	Name string
+}
+
+// Service is a dispatcher.
+type Service struct {
+	cfg       Config
+	log       *zap.Logger
+	failures  *zap.Logger // samples
+	tracer    trace.Tracer
+	recording bool
+	codec     *event.Codec
+	box       *secret.Box
+	name      string
+	userAgent string
+
+	tiers     tiers
+	sources   map[string]source
+	book      *subscription.Book
+	gone      gone
+	catching  sync.Mutex
+	feed      *kafka.Feed
+	signals   *kafka.Feed
+	client    *egress.Client
+	producer  *kafka.Producer
+	loop      *kafka.Loop
+	scheduler *scheduler
+	metrics   *metrics
+
+	running context.Context // of Run, for the feeds' functions, which get none
+	mu      sync.Mutex
+	started bool
+}
+
+// New makes a dispatcher. Nothing is connected before Run.
+func New(cfg Config, deps Deps) (*Service, error) {
+	cfg.setDefaults()
+	if deps.Codec == nil || deps.Box == nil || deps.Telemetry == nil {
+		return nil, errors.New("a dispatcher needs telemetry, a codec and a box")
+	}
+	policy := topic.Policy{Lanes: cfg.Lanes, RetryDelays: cfg.RetrySchedule}
+	s := &Service{
+		cfg: cfg, log: deps.Log, tracer: deps.Tracer.Tracer("github.com/callstream/callstream/services/dispatcher"),
+		recording: deps.Recording(), codec: deps.Codec, box: deps.Box, name: deps.Name,
+		userAgent: "callstream/" + deps.Version,
+		tiers:     newTiers(policy.Tiers()), book: subscription.NewBook(), running: context.Background(),
+	}
+	if deps.Version == "" {
+		s.userAgent = "callstream/dev"
+	}
+	if s.name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			host = "dispatcher"
+		}
+		s.name = fmt.Sprintf("%s-%d", host, os.Getpid())
+	}
+	s.failures = s.log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
+		return zapcore.NewSamplerWithOptions(core, time.Second, 20, 200)
+	}))
+	s.book.OnFault(func(c *subscription.Compiled) {
+		s.log.Error("a subscription can't be read", zap.String("tenant", c.Tenant), zap.String("subscription", c.ID), zap.Error(c.Fault))
+	})
+	s.sources = sources(cfg.Lanes, s.tiers)
+	// A quarter of the window may wait for one subscription, so that one which is slow leaves room for the others.
+	s.scheduler = newScheduler(cfg.InFlight, max(cfg.WindowOffsets/4, 1), s.newWorker)
+
+	var err error
+	if s.metrics, err = newMetrics(deps.Meter, s.scheduler.load); err != nil {
+		return nil, err
+	}
+	if s.client, err = egress.NewClient(egress.Options{
+		Config: cfg.Egress, MaxIdlePerHost: cfg.IdlePerHost, MaxIdle: max(cfg.InFlight, cfg.IdlePerHost),
+	}); err != nil {
+		return nil, err
+	}
+	if s.feed, err = kafka.NewFeed(kafka.FeedConfig{
+		Config: cfg.Config, Log: s.log, Topic: topic.Subscriptions, Apply: s.applySubscription,
+	}); err != nil {
+		return nil, fmt.Errorf("make the subscriptions' feed: %w", err)
+	}
+	if s.signals, err = kafka.NewFeed(kafka.FeedConfig{
+		Config: cfg.Config, Log: s.log, Topic: topic.Signals, Apply: s.applySignal,
+	}); err != nil {
+		return nil, fmt.Errorf("make the signals' feed: %w", err)
+	}
+	largest := map[string]int{}
+	for _, t := range topic.All(policy) {
+		largest[t.Name] = t.MaxBytes
+	}
+	if s.producer, err = kafka.NewProducer(cfg.Config, s.log,
+		kafka.ManualPartitions(func(name string) bool { return name != topic.OwnEvents }),
+		kafka.TopicBatchBytes(func(name string) int { return largest[name] }),
+	); err != nil {
+		return nil, err
+	}
+	names := make([]string, 0, len(s.sources))
+	for name := range s.sources {
+		names = append(names, name)
+	}
+	s.loop, err = kafka.NewLoop(kafka.LoopConfig{
+		Config: cfg.Config, Log: s.log, Meter: deps.Meter, Group: Group, Topics: names,
+		Balancer:    kafka.ColocatingBalancer(),
+		Window:      kafka.WindowConfig{Offsets: cfg.WindowOffsets, Bytes: cfg.WindowBytes},
+		CommitEvery: cfg.CommitInterval, DrainTimeout: cfg.DrainTimeout, RevokeTimeout: cfg.RevokeTimeout,
+		Handle: s.handle,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make the dispatcher's loop: %w", err)
+	}
+	return s, nil
+}
+
+// Run sends deliveries until ctx ends; then it finishes what is in flight, commits and returns nil. It starts with the
+// subscriptions read to the end of their feed, and needs no other service.
+func (s *Service) Run(ctx context.Context) error {
+	s.mu.Lock()
+	if s.started {
+		s.mu.Unlock()
+		return errors.New("a dispatcher runs once")
+	}
+	s.started = true
+	// The feeds serve until the last delivery is out, so they outlive ctx.
+	feeding, stopFeeds := context.WithCancel(context.WithoutCancel(ctx))
+	s.running = feeding
+	s.mu.Unlock()
+	defer stopFeeds()
+	loopCtx, stopLoop := context.WithCancelCause(ctx)
+	defer stopLoop(nil)
+
+	var feeds sync.WaitGroup
+	for name, feed := range map[string]*kafka.Feed{"subscriptions": s.feed, "signals": s.signals} {
+		feeds.Go(func() {
+			if err := feed.Run(feeding); err != nil {
+				stopLoop(fmt.Errorf("feed of %s: %w", name, err))
+			}
+		})
+	}
+	var err error
+	if ready(loopCtx, s.feed, s.signals) {
+		sweeping := make(chan struct{})
+		var sweeper sync.WaitGroup
+		sweeper.Go(func() { s.sweep(sweeping) })
+		err = s.loop.Run(loopCtx)
+		s.scheduler.stop()
+		close(sweeping)
+		sweeper.Wait()
+	}
+	// What is still to be acknowledged belongs to partitions that are given up: the drain has waited for the rest.
+	flushing, cancel := context.WithTimeout(feeding, time.Second)
+	flushErr := s.producer.Flush(flushing)
+	cancel()
+	if flushErr != nil {
+		s.log.Warn("not everything could be written before the end; it will be sent again", zap.Error(flushErr))
+	}
+	s.producer.Close()
+	stopFeeds()
+	feeds.Wait()
+	s.client.Close()
+	if err == nil && ctx.Err() == nil {
+		err = context.Cause(loopCtx)
+	}
+	if err != nil {
+		return fmt.Errorf("dispatcher: %w", err)
+	}
+	return nil
+}
+
+// ready waits for feeds to be read to their ends; false when ctx ends first.
+func ready(ctx context.Context, feeds ...*kafka.Feed) bool {
+	for _, feed := range feeds {
+		select {
+		case <-feed.Ready():
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
+}
+
+func (s *Service) sweep(stop <-chan struct{}) {
+	every := time.NewTicker(time.Minute)
+	defer every.Stop()
+	for {
+		select {
+		case now := <-every.C:
+			s.scheduler.sweep(now.Add(-10 * time.Minute))
+		case <-stop:
+			return
+		}
+	}
+}
+
+// Ready is nil when the dispatcher is able to work; else it says what it waits for.
+func (s *Service) Ready() error {
+	for _, feed := range []*kafka.Feed{s.feed, s.signals} {
+		if err := feed.Err(); err != nil {
+			return err
+		}
+	}
+	return s.loop.Ready()
+}
+
+// WaitApplied waits until the subscriptions' feed is applied up to, and without, offset.
+func (s *Service) WaitApplied(ctx context.Context, offset int64) error {
+	return s.feed.WaitFor(ctx, offset)
+}
+
+// handle takes one record of a partition: it waits until it is due, and queues it with its subscription.
+func (s *Service) handle(ctx context.Context, t *kafka.Task) {
+	j := &job{delivery: readDelivery(t, s.sources[t.Record.Topic])}
+	if j.from.kind == fromTier {
+		now := time.Now()
+		if at := leaves(j.enqueued, j.due, j.from.tier); at.After(now) {
+			t.Defer(at)
+			return
+		}
+		if remaining := j.due.Sub(now); remaining > 0 {
+			if remaining <= nearlyDue {
+				t.Defer(j.due)
+			} else {
+				s.hop(&j.delivery, now)
+			}
+			return
+		}
+	}
+	maxInFlight := subscription.DefaultMaxInFlight
+	if c, ok := s.book.Get(j.subscription); ok && c.Subscription != nil {
+		maxInFlight = c.Subscription.MaxInFlight
+	}
+	j.shard = s.scheduler.shardOf(j.subscription, maxInFlight)
+	switch s.scheduler.submit(ctx, j, j.from.kind != fromLane, patience(j.from.kind)) {
+	case full:
+		s.park(j, time.Now())
+	case closing:
+		t.Abandon()
+	}
+}
+
+// patience is how long a record may hold up those behind it in its partition until its subscription has room. In a lane
+// that happens only for an endpoint that keeps up; the slow topic is where waiting belongs.
+func patience(k kind) time.Duration {
+	switch k {
+	case fromLane, fromOrdered:
+		return 500 * time.Millisecond
+	case fromSlow:
+		return time.Second
+	}
+	return 100 * time.Millisecond
+}
+
+// applySubscription takes one record of the subscriptions' feed.
+func (s *Service) applySubscription(r *kgo.Record) {
+	var record event.SubscriptionRecord
+	if len(r.Value) == 0 || !s.decodeFeed(r, &record) {
+		return // a tombstone: the deletion before it was applied
+	}
+	if s.book.Apply(&record) {
+		s.gone.drop(record.ID, record.Version)
+	}
+}
+
+// applySignal takes one record of the signals' topic: what this or another dispatcher asked for.
+func (s *Service) applySignal(r *kgo.Record) {
+	var signal event.Signal
+	if len(r.Value) == 0 || !s.decodeFeed(r, &signal) || signal.Kind != signalDisable {
+		return
+	}
+	if c, ok := s.book.Get(signal.SubscriptionID); ok && c.Version > signal.SubscriptionVersion {
+		return // it has been dealt with
+	}
+	s.gone.add(signal.SubscriptionID, signal.SubscriptionVersion)
+}
+
+// decodeFeed reads a feed's record. One that doesn't decode is passed over: it can't come from the console.
+func (s *Service) decodeFeed(r *kgo.Record, into event.Record) bool {
+	s.mu.Lock()
+	ctx := s.running
+	s.mu.Unlock()
+	for tries := 1; ; tries++ {
+		err := s.codec.Decode(ctx, r.Value, into)
+		switch {
+		case err == nil:
+			return true
+		case errors.Is(err, event.ErrPoison):
+			s.log.Error("a record of a feed doesn't decode and is passed over", zap.String("record", place(r)), zap.Error(err))
+			return false
+		}
+		s.log.Warn("waiting for the schema registry", zap.Error(err))
+		if wait(ctx, backoff(tries)) != nil {
+			return false
+		}
+	}
+}

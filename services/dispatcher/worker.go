@@ -1,0 +1,437 @@
+package dispatcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/callstream/callstream/pkg/kafka"
+	"github.com/callstream/callstream/pkg/telemetry"
+	"github.com/callstream/callstream/schemas/event"
+	"github.com/callstream/callstream/schemas/topic"
+	"github.com/callstream/callstream/subscription"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+	"go.uber.org/zap"
+)
+
+// givenUpAfter is how long a delivery that cannot be sent for a reason of our own (its subscription was never read, its
+// secrets don't open) goes round before it is dead.
+const givenUpAfter = 24 * time.Hour
+
+// worker sends one delivery at a time, with buffers that it uses again.
+type worker struct {
+	s        *Service
+	delivery event.Delivery
+	attempt  event.Attempt
+	body     [keptBody]byte
+}
+
+func (s *Service) newWorker() func(*job) {
+	w := &worker{s: s}
+	w.attempt.RequestHeaders, w.attempt.ResponseHeaders = map[string]string{}, map[string]string{}
+	return w.do
+}
+
+// do takes one record to its outcome, unless its partition is to be given up before it is sent: then it is left to the
+// next owner.
+func (w *worker) do(j *job) {
+	if stopping(j.task) {
+		j.task.Abandon()
+		return
+	}
+	ctx := j.task.Context()
+	d := &w.delivery
+	if err := w.s.decode(ctx, j.task.Record.Value, d); err != nil {
+		if errors.Is(err, event.ErrPoison) {
+			w.s.poison(j, err)
+		} else {
+			j.task.Abandon()
+		}
+		return
+	}
+	defer func() { d.Body = nil }() // it would keep the whole fetch in memory
+	t, reason, err := w.s.resolve(ctx, j)
+	switch {
+	case ctx.Err() != nil || stopping(j.task):
+		j.task.Abandon()
+	case err != nil:
+		w.s.unsendable(j, d, err)
+	case reason != "":
+		w.skip(j, reason)
+	case !d.ExpiresAt.IsZero() && time.Now().After(d.ExpiresAt):
+		w.skip(j, reasonExpired)
+	default:
+		w.send(ctx, j, t)
+	}
+}
+
+func stopping(t *kafka.Task) bool {
+	select {
+	case <-t.Stopping():
+		return true
+	default:
+		return t.Context().Err() != nil
+	}
+}
+
+// decode reads a delivery's value; a registry that is away is waited for.
+func (s *Service) decode(ctx context.Context, value []byte, d *event.Delivery) error {
+	for tries := 1; ; tries++ {
+		err := s.codec.Decode(ctx, value, d)
+		if err == nil || errors.Is(err, event.ErrPoison) {
+			return err
+		}
+		if tries == 1 {
+			s.log.Warn("waiting for the schema registry", zap.Error(err))
+		}
+		if err := wait(ctx, backoff(tries)); err != nil {
+			return err
+		}
+	}
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// errUnknown says that no record of a subscription was ever read.
+var errUnknown = errors.New("the subscription is not in the feed")
+
+// resolve returns the newest version of the delivery's subscription, ready to be sent to, or the reason to skip it. Where
+// the delivery was made under a version that is not applied here yet, the feed is read to its end first. An error says
+// that it can't be sent now, for a reason of ours.
+func (s *Service) resolve(ctx context.Context, j *job) (*target, string, error) {
+	state := &j.shard.sub
+	c, known := s.book.Get(j.subscription)
+	if (!known || c.Version < j.version) && state.checked.Load() < max(j.version, 1) {
+		if err := s.catchUp(ctx, j.subscription, j.version); err != nil {
+			return nil, "", err
+		}
+		state.checked.Store(max(j.version, 1))
+		c, known = s.book.Get(j.subscription)
+	}
+	switch {
+	case !known:
+		return nil, "", errUnknown
+	case c.Deleted:
+		return nil, reasonDeleted, nil
+	case c.Fault != nil:
+		return nil, "", c.Fault
+	}
+	switch c.Subscription.State {
+	case subscription.StateActive:
+	case subscription.StatePaused:
+		return nil, reasonPaused, nil
+	case subscription.StatePending:
+		return nil, reasonPending, nil
+	default:
+		return nil, reasonDisabled, nil
+	}
+	if s.gone.covers(c.ID, c.Version) {
+		return nil, reasonDisabled, nil
+	}
+	if t := state.target.Load(); t != nil && t.compiled == c {
+		return t, "", nil
+	}
+	t, err := newTarget(c, s.box, s.userAgent)
+	if err != nil {
+		return nil, "", err
+	}
+	// Two workers may do this at once; either's is as good.
+	state.target.Store(t)
+	s.scheduler.setMax(j.shard, c.Subscription.MaxInFlight)
+	return t, "", nil
+}
+
+// catchUp reads the feed to its current end, one reader at a time: those who waited find what they need applied.
+func (s *Service) catchUp(ctx context.Context, id string, version int64) error {
+	for tries := 1; ; tries++ {
+		err := func() error {
+			s.catching.Lock()
+			defer s.catching.Unlock()
+			if c, ok := s.book.Get(id); ok && c.Version >= version {
+				return nil
+			}
+			return s.feed.CatchUp(ctx)
+		}()
+		if err == nil || ctx.Err() != nil {
+			return ctx.Err()
+		}
+		s.log.Warn("could not read the subscriptions to their end, trying again", zap.Error(err))
+		if err := wait(ctx, backoff(tries)); err != nil {
+			return err
+		}
+	}
+}
+
+// send makes one attempt and writes down what came of it.
+func (w *worker) send(ctx context.Context, j *job, t *target) {
+	s, d := w.s, &w.delivery
+	n := j.attempts + 1
+	traceparent := d.Traceparent
+	sendCtx := ctx
+	var span trace.Span
+	if s.recording {
+		sendCtx, span = s.tracer.Start(telemetry.Extract(ctx, d.Traceparent), "deliver",
+			trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(
+				attribute.String("webhook.id", d.ID), attribute.String("webhook.type", d.EventType), attribute.Int("webhook.attempt", n),
+				attribute.String("tenant", d.Tenant), attribute.String("subscription", d.SubscriptionID), attribute.String("server.address", t.url.Host)))
+		defer span.End()
+		traceparent = telemetry.Inject(sendCtx)
+	} else if traceparent == "" {
+		traceparent = telemetry.NewTraceparent()
+	}
+	q := t.requests.Get().(*request)
+	q.fill(d, n, traceparent, time.Now())
+	a := t.send(sendCtx, s.client, d, q, w.body[:])
+	if ctx.Err() != nil {
+		// The partition was lost meanwhile: the result is nobody's, the next owner sends it again.
+		j.task.Abandon()
+		return
+	}
+	v := judge(a.result, n, t.sub.Retry, s.cfg.RetrySchedule)
+	now := a.started.Add(a.took)
+
+	s.attemptRecord(&w.attempt, d, j.task.Record, n, v)
+	rec := &w.attempt
+	rec.SubscriptionVersion = t.compiled.Version
+	rec.StartedAt, rec.DurationMicros, rec.FirstByteMicros = a.started, a.took.Microseconds(), a.firstByte.Microseconds()
+	rec.Method, rec.URL, rec.Traceparent = d.Method, t.urlText, traceparent
+	if rec.Method == "" {
+		rec.Method = "POST"
+	}
+	t.masked(rec.RequestHeaders, q.header)
+	if a.status != 0 {
+		rec.HTTPStatus, rec.ResponseBody, rec.ResponseTruncated = a.status, a.body, a.truncated
+		recorded(rec.ResponseHeaders, a.header)
+	}
+	rec.ErrorClass = a.errorClass()
+	if a.err != nil {
+		rec.Error = a.err.Error()
+	}
+	if a.err == nil && q.reusable(d) {
+		// A complete answer has come, so net/http is done with the request's parts.
+		t.requests.Put(q)
+	}
+
+	f := s.begin(j.task)
+	switch v.outcome {
+	case outcomeRetry:
+		due := dueAfter(now, v.delay, a.retryAfter)
+		rec.NextAttemptAt = due
+		tier := s.tiers.choose(due.Sub(now))
+		f.write(j.moved(move{
+			topic: topic.RetryTier(tier), tier: tier, due: due, attempts: n, class: rec.ErrorClass, status: a.status, failed: now,
+		}, now))
+	case outcomeDead:
+		w.dead(f, j, now, v)
+	}
+	s.writeRecord(f, topic.Attempts, j.task.Record, rec)
+	if v.disable {
+		s.disable(f, d, t.compiled.Version, now)
+	}
+	f.end()
+
+	s.metrics.outcome(v.outcome)
+	s.metrics.attempt(ctx, rec.ErrorClass, a.took, a.started.Sub(d.AcceptedAt), n == 1)
+	if span != nil {
+		span.SetAttributes(attribute.Int("http.response.status_code", a.status), attribute.String("outcome", v.outcome))
+		if v.outcome != outcomeDelivered {
+			span.SetStatus(codes.Error, rec.ErrorClass)
+		}
+	}
+	s.logAttempt(rec, t.url.Host, traceparent)
+}
+
+// dead writes the dead letter of what w.attempt tells, and the event for those who watch for exhausted deliveries.
+func (w *worker) dead(f *follow, j *job, now time.Time, v verdict) {
+	s, d := w.s, &w.delivery
+	letter := s.deadLetter(d, j, &w.attempt, deadDetail(v.reason, &w.attempt), now)
+	s.writeRecord(f, topic.DeadLetters, j.task.Record, letter)
+	if v.reason != reasonExhausted || ownEvent(d) {
+		return
+	}
+	s.metrics.exhausted.Add(1)
+	e, err := exhaustedEvent(d, letter, now)
+	if err != nil {
+		// It is built from our own fields, so this is a fault of ours, and no reason to hold the delivery back.
+		s.log.Error("could not make an event of an exhausted delivery", zap.String("delivery", d.ID), zap.Error(err))
+		return
+	}
+	s.writeEvent(f, e)
+}
+
+func deadDetail(reason string, a *event.Attempt) string {
+	switch reason {
+	case reasonExhausted:
+		return fmt.Sprintf("attempt %d was the last", a.Attempt)
+	case reasonRejected:
+		return fmt.Sprintf("status %d is not retried", a.HTTPStatus)
+	case reasonRedirect:
+		return fmt.Sprintf("redirects are not followed (status %d)", a.HTTPStatus)
+	case reasonGone:
+		return "the endpoint is gone (status 410) and was disabled"
+	}
+	return a.Error
+}
+
+// skip writes down that a delivery is not sent, and why.
+func (w *worker) skip(j *job, reason string) {
+	s := w.s
+	s.attemptRecord(&w.attempt, &w.delivery, j.task.Record, 0, verdict{outcome: outcomeSkipped, reason: reason})
+	w.attempt.StartedAt = time.Now()
+	f := s.begin(j.task)
+	s.writeRecord(f, topic.Attempts, j.task.Record, &w.attempt)
+	f.end()
+	s.metrics.outcome(outcomeSkipped)
+	s.logAttempt(&w.attempt, "", w.delivery.Traceparent)
+}
+
+// unsendable parks a delivery that can't be sent for a reason of ours, and gives it up after a day.
+func (s *Service) unsendable(j *job, d *event.Delivery, cause error) {
+	now := time.Now()
+	if d.AcceptedAt.IsZero() || now.Sub(d.AcceptedAt) < givenUpAfter {
+		s.failures.Warn("a delivery can't be sent now", zap.String("delivery", d.ID), zap.String("subscription", d.SubscriptionID), zap.Error(cause))
+		s.park(j, now)
+		return
+	}
+	reason := reasonUnsent
+	if errors.Is(cause, errUnknown) {
+		reason = reasonUnknown
+	}
+	var a event.Attempt
+	s.attemptRecord(&a, d, j.task.Record, 0, verdict{outcome: outcomeDead, reason: reason})
+	a.StartedAt, a.Error = now, cause.Error()
+	f := s.begin(j.task)
+	s.writeRecord(f, topic.DeadLetters, j.task.Record, s.deadLetter(d, j, &a, cause.Error(), now))
+	s.writeRecord(f, topic.Attempts, j.task.Record, &a)
+	f.end()
+	s.metrics.outcome(outcomeDead)
+	s.logAttempt(&a, "", d.Traceparent)
+}
+
+// poison writes a record that does not decode to the dead letters, as it is.
+func (s *Service) poison(j *job, cause error) {
+	f := s.begin(j.task)
+	s.writeRecord(f, topic.DeadLetters, j.task.Record, s.deadRecord(j.task.Record, reasonPoison, cause.Error(), time.Now()))
+	f.end()
+	s.metrics.outcome(outcomeDead)
+	s.log.Warn("a record doesn't decode and is dead", zap.String("record", place(j.task.Record)), zap.Error(cause))
+}
+
+// park puts a delivery aside that found no room or can't be sent now: what comes from a lane into the slow topic, what
+// has been there into the retry tier that its growing delay asks for. It is no attempt.
+func (s *Service) park(j *job, now time.Time) {
+	s.metrics.parked.Add(1)
+	m := move{topic: topic.Slow, attempts: j.attempts, parked: j.parked + 1}
+	if j.from.kind != fromLane {
+		delay := parkDelay(j.parked - 1)
+		m.tier = s.tiers.choose(delay)
+		m.topic, m.due = topic.RetryTier(m.tier), now.Add(delay)
+	}
+	f := s.begin(j.task)
+	f.write(j.moved(m, now))
+	f.end()
+}
+
+// hop moves a record that left its tier before it is due to the tier for what remains.
+func (s *Service) hop(d *delivery, now time.Time) {
+	s.metrics.hops.Add(1)
+	tier := s.tiers.choose(d.due.Sub(now))
+	f := s.begin(d.task)
+	f.write(d.moved(move{
+		topic: topic.RetryTier(tier), tier: tier, due: d.due, attempts: d.attempts, parked: d.parked,
+	}, now))
+	f.end()
+}
+
+// disable obeys a 410 here and asks the console to record it.
+func (s *Service) disable(f *follow, d *event.Delivery, version int64, now time.Time) {
+	if s.gone.add(d.SubscriptionID, version) {
+		s.metrics.disabled.Add(1)
+		s.log.Info("an endpoint is gone, its subscription is disabled", zap.String("tenant", d.Tenant), zap.String("subscription", d.SubscriptionID))
+	}
+	s.writeRecord(f, topic.Signals, &kgo.Record{Key: []byte(d.SubscriptionID)}, &event.Signal{
+		Kind: signalDisable, Tenant: d.Tenant, SubscriptionID: d.SubscriptionID, SubscriptionVersion: version,
+		Reason: reasonGone, Detail: "the endpoint answered 410 Gone", At: now, Dispatcher: s.name,
+	})
+}
+
+// writeRecord encodes a record and adds it to what follows; it goes to the partition that the delivery came from, under
+// the delivery's key.
+func (s *Service) writeRecord(f *follow, name string, from *kgo.Record, r event.Record) {
+	value, err := s.encode(f.task.Context(), r)
+	if err != nil {
+		return // the partition is lost, and the follow never completes
+	}
+	f.write(kgo.Record{Topic: name, Partition: from.Partition, Key: from.Key, Value: value})
+}
+
+// encode waits for the schema registry where it must.
+func (s *Service) encode(ctx context.Context, r event.Record) ([]byte, error) {
+	for tries := 1; ; tries++ {
+		value, err := s.codec.Encode(ctx, make([]byte, 0, 1024), r)
+		if err == nil {
+			return value, nil
+		}
+		if tries == 1 {
+			s.log.Warn("could not encode a record, trying again", zap.String("schema", r.SchemaName()), zap.Error(err))
+		}
+		if err := wait(ctx, backoff(tries)); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// writeEvent adds one of callstream's own events to what follows.
+func (s *Service) writeEvent(f *follow, e *event.Event) {
+	ctx := f.task.Context()
+	for tries := 1; ; tries++ {
+		value, err := s.codec.EncodeEvent(ctx, nil, e)
+		if err == nil {
+			f.write(kgo.Record{Topic: e.Topic(), Key: e.Key(), Value: value, Headers: []kgo.RecordHeader{
+				kafka.StringHeader(kafka.HeaderType, e.Type), kafka.StringHeader(kafka.HeaderID, e.ID),
+				kafka.StringHeader(kafka.HeaderSource, e.Source), kafka.StringHeader(kafka.HeaderTenant, e.Tenant),
+				kafka.StringHeader(kafka.HeaderTraceparent, e.Traceparent),
+			}})
+			return
+		}
+		if err := wait(ctx, backoff(tries)); err != nil {
+			f.left.Add(1) // never complete what could not be written
+			return
+		}
+	}
+}
+
+// logAttempt writes the one line that an attempt leaves: what succeeded for those who debug, what failed for everybody,
+// in samples where there is much of it.
+func (s *Service) logAttempt(a *event.Attempt, host, traceparent string) {
+	level, log := zap.DebugLevel, s.log
+	if a.Outcome == outcomeRetry || a.Outcome == outcomeDead {
+		level, log = zap.InfoLevel, s.failures
+	}
+	line := log.Check(level, "attempt")
+	if line == nil {
+		return
+	}
+	line.Write(
+		zap.String("outcome", a.Outcome), zap.String("reason", a.Reason), zap.String("delivery", a.DeliveryID), zap.Int("attempt", a.Attempt),
+		zap.String("tenant", a.Tenant), zap.String("subscription", a.SubscriptionID), zap.Int64("subscription_version", a.SubscriptionVersion),
+		zap.String("event", a.EventID), zap.String("type", a.EventType), zap.String("call", a.CallID), zap.String("host", host),
+		zap.Int("status", a.HTTPStatus), zap.String("error_class", a.ErrorClass), zap.String("error", a.Error),
+		zap.Int64("duration_us", a.DurationMicros), zap.Int64("bytes", a.RequestBytes),
+		zap.String("record", fmt.Sprintf("%s/%d/%d", a.BodyTopic, a.BodyPartition, a.BodyOffset)),
+		zap.Time("next_attempt_at", a.NextAttemptAt), zap.String("traceparent", traceparent),
+	)
+}

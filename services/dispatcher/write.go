@@ -1,0 +1,137 @@
+package dispatcher
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"github.com/callstream/callstream/pkg/kafka"
+	"github.com/callstream/callstream/schemas/event"
+	"github.com/callstream/callstream/schemas/topic"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/zap"
+)
+
+// follow is what follows from one record: its offset completes when all of it is acknowledged. A follow is held open by
+// one count of its own while writes are added.
+type follow struct {
+	s    *Service
+	task *kafka.Task
+	left atomic.Int32
+}
+
+// begin opens the follow of a record.
+func (s *Service) begin(t *kafka.Task) *follow {
+	f := &follow{s: s, task: t}
+	f.left.Store(1)
+	return f
+}
+
+// end closes it: from now on the last acknowledgement completes the record.
+func (f *follow) end() { f.done() }
+
+func (f *follow) done() {
+	if f.left.Add(-1) == 0 {
+		f.task.Done()
+	}
+}
+
+// write adds one record to be written.
+func (f *follow) write(r kgo.Record) {
+	f.left.Add(1)
+	w := &write{follow: f, record: r}
+	w.produce()
+}
+
+// write is one record on its way to Kafka.
+type write struct {
+	follow *follow
+	record kgo.Record
+	tries  int
+	shrunk bool
+}
+
+// produce hands the record to the producer; it blocks while the producer's buffer is full, which is what slows the
+// workers down when the brokers are slow.
+func (w *write) produce() {
+	w.follow.s.producer.Produce(w.follow.task.Context(), &w.record, w.acknowledged)
+}
+
+// acknowledged decides by the class of the error. It runs in the producer's goroutine and must not block, so whatever
+// produces again does it from a goroutine of its own.
+func (w *write) acknowledged(err error) {
+	s, ctx := w.follow.s, w.follow.task.Context()
+	switch {
+	case err == nil:
+		w.follow.done()
+	case ctx.Err() != nil:
+		// The partition is somebody else's now: its new owner repeats the record.
+	case errors.Is(err, kafka.ErrTooLarge) && !w.shrunk:
+		w.shrunk = true
+		go w.shrink(ctx)
+	case errors.Is(err, kafka.ErrTooLarge):
+		// What is left is a few hundred bytes, so a topic that refuses it has been given a limit that nothing fits.
+		// Holding the partition for it would stop every other delivery.
+		s.metrics.lost.Add(1)
+		s.log.Error("a record doesn't fit its topic and was not written", zap.String("topic", w.record.Topic),
+			zap.Int("bytes", len(w.record.Value)), zap.String("record", place(w.follow.task.Record)), zap.Error(err))
+		w.follow.done()
+	default:
+		w.tries++
+		s.metrics.rewrites.Add(1)
+		if w.tries == 1 || w.tries%10 == 0 {
+			s.log.Warn("could not write to Kafka, trying again", zap.String("topic", w.record.Topic), zap.Int("tries", w.tries), zap.Error(err))
+		}
+		// The client sets topic and partition of a record that it was given; the rest is as it was.
+		time.AfterFunc(backoff(w.tries), func() {
+			if ctx.Err() == nil {
+				w.produce()
+			}
+		})
+	}
+}
+
+// backoff doubles from 100 ms to 5 s.
+func backoff(tries int) time.Duration {
+	if tries > 6 {
+		return 5 * time.Second
+	}
+	return min(50*time.Millisecond<<tries, 5*time.Second)
+}
+
+// shrink replaces a record that its topic refuses by one that fits: the same facts without the bytes that can be found
+// elsewhere.
+func (w *write) shrink(ctx context.Context) {
+	s := w.follow.s
+	var smaller event.Record
+	switch w.record.Topic {
+	case topic.Attempts:
+		var a event.Attempt
+		if s.codec.Decode(ctx, w.record.Value, &a) == nil {
+			a.ResponseBody, a.ResponseHeaders, a.RequestHeaders, a.ResponseTruncated = nil, nil, nil, true
+			smaller = &a
+		}
+	case topic.DeadLetters:
+		var d event.DeadLetter
+		if s.codec.Decode(ctx, w.record.Value, &d) == nil {
+			// source_topic, source_partition and source_offset say where the bytes are.
+			d.OriginalValue, d.OriginalHeaders, d.ResponseBody = nil, nil, nil
+			smaller = &d
+		}
+	case topic.Signals, topic.OwnEvents:
+	default:
+		// A delivery that may not go on to the next topic: it ends here.
+		now := time.Now()
+		smaller = s.deadRecord(w.follow.task.Record, reasonTooLarge, "the record is too large for the topic "+w.record.Topic, now)
+		w.record = kgo.Record{Topic: topic.DeadLetters, Partition: w.record.Partition, Key: w.record.Key}
+	}
+	if smaller != nil {
+		value, err := s.codec.Encode(ctx, nil, smaller)
+		if err == nil {
+			w.record.Value = value
+		}
+	}
+	w.record.Headers = nil
+	w.produce()
+}
