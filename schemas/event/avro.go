@@ -177,7 +177,7 @@ func readEvent(t *table, body []byte) (*Event, error) {
 	if r.some() {
 		extraJSON = r.string()
 	}
-	e.values = make([]value, 0, 24)
+	e.values = make([]value, 0, usualFields)
 	for f := range t.fields {
 		kind := t.fields[f].Kind
 		if kind == KindStrings {
@@ -398,12 +398,17 @@ func (e *Event) collision() (name string, found bool) {
 		name string
 	}
 	seen := make(map[place]bool, len(e.extras))
+	groups := false
 	for _, x := range e.extras {
 		at := place{x.node, x.name}
 		if seen[at] {
 			return x.name, true
 		}
 		seen[at] = true
+		groups = groups || x.node == nodeData && e.table.find(nodeData, x.name) >= groupBase
+	}
+	if !groups {
+		return "", false
 	}
 	for g := range e.table.groups {
 		if !seen[place{nodeData, e.table.groups[g].name}] {

@@ -116,7 +116,9 @@ func TopicOf(typ string) string {
 
 const (
 	maxFields = 160
-	groupBase = 1000 // find returns this plus the group's number for a group
+	// usualFields is room for the declared fields of most events.
+	usualFields = 32
+	groupBase   = 1000 // find returns this plus the group's number for a group
 
 	nodeRoot  = 0
 	nodeData  = 1
@@ -172,7 +174,7 @@ func (e *Event) set(field int, v value) {
 	e.index[field] = uint8(len(e.values))
 }
 
-// kinds returns the event's table: that of the topic it was read from, or that of its type; nil for an unknown type.
+// fieldTable returns the event's table: that of the topic it was read from, or that of its type; nil for an unknown type.
 func (e *Event) fieldTable() *table {
 	if e.table == nil {
 		e.table = tableOf(e.Type)

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"math/bits"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -13,8 +14,9 @@ import (
 // missing call_id, a name that appears twice, nesting beyond 64, half a surrogate pair. Null, "", [] and {} of a declared
 // member equal its absence. The event keeps no reference to raw.
 func Parse(raw []byte) (*Event, error) {
-	e := &Event{}
-	p := parser{b: raw, s: string(raw), e: e}
+	e := &Event{values: make([]value, 0, usualFields)}
+	var path [8]step
+	p := parser{b: raw, s: string(raw), e: e, path: path[:0]}
 	if !p.checkUTF8() {
 		return nil, p.err
 	}
@@ -269,8 +271,12 @@ func unescape(s string) (text string, whole bool) {
 	out, whole := make([]byte, 0, len(s)), true
 	for i := 0; i < len(s); {
 		if s[i] != '\\' {
-			out = append(out, s[i])
-			i++
+			n := strings.IndexByte(s[i:], '\\')
+			if n < 0 {
+				n = len(s) - i
+			}
+			out = append(out, s[i:i+n]...)
+			i += n
 			continue
 		}
 		switch c := s[i+1]; c {
