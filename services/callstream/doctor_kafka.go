@@ -90,7 +90,11 @@ func (d *doctor) checkBroker(ctx context.Context, adm *kadm.Client) bool {
 		d.add("broker", statusFail, fmt.Sprintf("no answer from %s: %s", where, cause(err)), mend)
 		return false
 	}
-	detail := fmt.Sprintf("%d broker(s) at %s", len(meta.Brokers), where)
+	if d.embedded {
+		d.add("broker", statusOK, "embedded, at "+where+": one copy of the data, for one machine", "")
+		return true
+	}
+	detail := fmt.Sprintf("%s at %s", count(len(meta.Brokers), "broker"), where)
 	if versions, err := adm.ApiVersions(ctx); err == nil {
 		var seen []string
 		for _, v := range versions {
@@ -102,10 +106,6 @@ func (d *doctor) checkBroker(ctx context.Context, adm *kadm.Client) bool {
 			slices.Sort(seen)
 			detail += ", Kafka " + strings.Join(seen, " and ")
 		}
-	}
-	if d.embedded {
-		d.add("broker", statusOK, detail+"; embedded: one copy of the data, for one machine", "")
-		return true
 	}
 	d.add("broker", statusOK, detail, "")
 	d.checkMetadataSize(ctx, adm, meta.Brokers)
@@ -226,9 +226,9 @@ func (d *doctor) checkGroups(ctx context.Context, adm *kadm.Client) {
 		case len(lag.Members) == 0:
 			d.add(check, statusFail, fmt.Sprintf("no %s is running (group %s), and %s records wait", g.service, g.group, thousands(behind)), start)
 		case lag.State != "Stable":
-			d.add(check, statusWarn, fmt.Sprintf("%s is %s, %d member(s), %s records behind", g.group, lag.State, len(lag.Members), thousands(behind)), "wait until the group is stable, and look again")
+			d.add(check, statusWarn, fmt.Sprintf("%s is %s, %s, %s records behind", g.group, lag.State, count(len(lag.Members), "member"), thousands(behind)), "wait until the group is stable, and look again")
 		default:
-			d.add(check, statusOK, fmt.Sprintf("%s: %d member(s), %s records behind", g.group, len(lag.Members), thousands(behind)), "")
+			d.add(check, statusOK, fmt.Sprintf("%s: %s, %s records behind", g.group, count(len(lag.Members), "member"), thousands(behind)), "")
 		}
 	}
 }

@@ -157,8 +157,9 @@ func (r *receiver) subscribeTo(ctx context.Context, c *apiClient, url string, hi
 	if r.opts.filter != "" {
 		object["filter"] = r.opts.filter
 	}
+	// Not under ctx: a request that is given up may have made the subscription, and nobody would remove it.
 	var raw json.RawMessage
-	if err := c.do(ctx, http.MethodPost, subscriptionsPath, object, &raw, nil); err != nil {
+	if err := c.do(context.WithoutCancel(ctx), http.MethodPost, subscriptionsPath, object, &raw, nil); err != nil {
 		return err
 	}
 	var s subscriptionView

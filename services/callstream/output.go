@@ -127,3 +127,11 @@ func thousands(n int64) string {
 	}
 	return b.String()
 }
+
+// count is a number with its noun: "1 call", "2 calls".
+func count[N int | int64](n N, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return thousands(int64(n)) + " " + noun + "s"
+}

@@ -321,9 +321,9 @@ func (s *simulation) summary(elapsed time.Duration) summary {
 }
 
 func (s *summary) print(w io.Writer) {
-	fmt.Fprintf(w, "%s calls, %s of %s events accepted in %s: %s events/s\n", thousands(s.Calls), thousands(s.Accepted), thousands(s.Events),
+	fmt.Fprintf(w, "%s, %s of %s events accepted in %s: %s events/s\n", count(s.Calls, "call"), thousands(s.Accepted), thousands(s.Events),
 		time.Duration(s.Seconds*float64(time.Second)).Round(10*time.Millisecond), thousands(int64(s.EventsPerSecond)))
-	fmt.Fprintf(w, "%s requests: half within %.1f ms, 99 %% within %.1f ms, all within %.1f ms; %s sent again\n", thousands(s.Requests),
+	fmt.Fprintf(w, "%s: half within %.1f ms, 99 %% within %.1f ms, all within %.1f ms; %s sent again\n", count(s.Requests, "request"),
 		s.Latency["p50"], s.Latency["p99"], s.Latency["max"], thousands(s.Retries))
 	if s.Refused > 0 {
 		fmt.Fprintf(w, "%s events were refused:\n", thousands(s.Refused))

@@ -222,13 +222,14 @@ func TestMountedFilesExist(t *testing.T) {
 	}
 }
 
-// TestEveryServiceAcceptsItsEnvironment runs the real binaries, built as the Dockerfile builds them, with exactly the
+// TestProgramsAcceptWhatTheFileSays runs the real binaries, built as the Dockerfile builds them, with exactly the
 // environment and arguments of the compose file, and one mistake: with that alone to complain about, everything else is
 // accepted, and nothing is started.
-func TestEveryServiceAcceptsItsEnvironment(t *testing.T) {
+func TestProgramsAcceptWhatTheFileSays(t *testing.T) {
 	p := project(t)
 	bin := t.TempDir()
 	binaries := build(t, bin)
+	t.Run("health checks", func(t *testing.T) { healthChecksAreCommandsOfOurs(t, p, bin) })
 	for _, name := range ours {
 		t.Run(name, func(t *testing.T) {
 			s := p.Services[name]
@@ -258,7 +259,7 @@ func TestEveryServiceAcceptsItsEnvironment(t *testing.T) {
 				require.NotContains(t, got.output, value)
 			}
 
-			// And it needs what it is given: without Kafka it would say so.
+			// A variable that it needs and isn't given would show: it is told apart from one that it doesn't read.
 			without := slices.DeleteFunc(slices.Clone(env), func(v string) bool { return strings.HasPrefix(v, "CALLSTREAM_SCHEMA_REGISTRY_URL=") })
 			if name != "topics" {
 				got = run(t, binary, append(slices.Clone(args), "--kafka-tls=perhaps"), without)
@@ -268,11 +269,9 @@ func TestEveryServiceAcceptsItsEnvironment(t *testing.T) {
 	}
 }
 
-// TestHealthChecksAreCommandsOfOurs makes sure that what the health checks run exists.
-func TestHealthChecksAreCommandsOfOurs(t *testing.T) {
-	p := project(t)
-	bin := t.TempDir()
-	build(t, bin)
+// healthChecksAreCommandsOfOurs makes sure that what the health checks run exists.
+func healthChecksAreCommandsOfOurs(t *testing.T, p *types.Project, bin string) {
+	t.Helper()
 	for name, s := range p.Services {
 		if s.HealthCheck == nil || len(s.HealthCheck.Test) < 3 || s.HealthCheck.Test[1] != "/usr/local/bin/callstream" {
 			continue
@@ -460,7 +459,7 @@ func build(t *testing.T, dir string) []string {
 		}
 	}
 	require.NotEmpty(t, packages)
-	cmd := exec.CommandContext(t.Context(), "go", append([]string{"build", "-o", dir + "/"}, packages...)...)
+	cmd := exec.CommandContext(t.Context(), "go", append([]string{"build", "-ldflags=-s -w", "-o", dir + "/"}, packages...)...)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	out, err := cmd.CombinedOutput()
