@@ -194,7 +194,7 @@ func (r *registry) handler() http.Handler {
 	})
 	handle("GET /schemas/ids/{id}/schema", func(req *http.Request) (any, error) {
 		text, err := r.byID(req)
-		return json.RawMessage(text), err
+		return schemaText(text), err
 	})
 	handle("GET /schemas/ids/{id}/subjects", r.subjectsOfID)
 	handle("GET /schemas/ids/{id}/versions", r.versionsOfID)
@@ -209,7 +209,7 @@ func (r *registry) handler() http.Handler {
 		if err != nil {
 			return nil, err
 		}
-		return json.RawMessage(a.(schemaAnswer).Schema), nil
+		return schemaText(a.(schemaAnswer).Schema), nil
 	})
 	handle("GET /subjects/{subject}/versions/{version}/referencedby", func(*http.Request) (any, error) { return []int{}, nil })
 	handle("DELETE /subjects/{subject}/versions/{version}", r.deleteVersion)
@@ -248,6 +248,9 @@ func (r *registry) serve(w http.ResponseWriter, req *http.Request, fn func(*http
 	answer(w, v, err)
 }
 
+// schemaText is an answer that is a schema and nothing else.
+type schemaText string
+
 func answer(w http.ResponseWriter, v any, err error) {
 	w.Header().Set("Content-Type", "application/vnd.schemaregistry.v1+json")
 	if err != nil {
@@ -259,6 +262,10 @@ func answer(w http.ResponseWriter, v any, err error) {
 		v = map[string]any{"error_code": e.code, "message": e.text}
 	}
 	// An error here means that the client is gone.
+	if text, ok := v.(schemaText); ok && err == nil {
+		_, _ = io.WriteString(w, string(text))
+		return
+	}
 	_ = json.NewEncoder(w).Encode(v)
 }
 

@@ -327,7 +327,7 @@ func TestProducerWithoutBroker(t *testing.T) {
 }
 
 func TestFeed(t *testing.T) {
-	c := newCluster(t, kafka.TopicSpec{Name: "feed", Partitions: 1, Retention: -1, Compact: true}, kafka.TopicSpec{Name: "empty", Partitions: 1, Retention: -1})
+	c := newCluster(t, kafka.TopicSpec{Name: "feed", Partitions: 1, Retention: -1}, kafka.TopicSpec{Name: "empty", Partitions: 1, Retention: -1})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	start := func(topic string) (*kafka.Feed, func() []string) {
