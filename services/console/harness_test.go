@@ -146,7 +146,7 @@ func start(t *testing.T, change ...func(*Config, *Deps)) *harness {
 	}
 	tel := telemetry.Nop()
 	tel.Log = zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zapcore.EncoderConfig{MessageKey: "msg"}), zapcore.AddSync(h.logs), zap.DebugLevel))
-	h.deps = Deps{Telemetry: tel, Codec: h.codec, Box: box, log: h.feeds}
+	h.deps = Deps{Telemetry: tel, Codec: h.codec, Box: box, log: h.feeds, retry: 20 * time.Millisecond}
 	for _, c := range change {
 		c(&h.cfg, &h.deps)
 	}

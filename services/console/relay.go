@@ -61,6 +61,7 @@ type relay struct {
 	now     func() time.Time
 	metrics *metrics
 	wake    chan struct{}
+	retry   time.Duration // between attempts
 
 	mu    sync.Mutex
 	waits error // why nothing is published; nil while it works, or while another process leads
@@ -112,7 +113,7 @@ func (r *relay) run(ctx context.Context, store *storage.Store) error {
 			r.metrics.publishErrors.Add(ctx, 1)
 			r.log.Warn("changes can't be published; trying again", zap.Error(err))
 		}
-		if pause(ctx, time.Second) != nil {
+		if pause(ctx, r.retry) != nil {
 			return nil
 		}
 	}
@@ -134,11 +135,11 @@ func (r *relay) lead(ctx context.Context, store *storage.Store) error {
 		if n == relayBatch {
 			continue
 		}
-		if !r.now().Before(nextHousekeeping) {
-			if err := r.housekeep(ctx, store); err != nil {
+		if now := r.now(); !now.Before(nextHousekeeping) {
+			if err := r.housekeep(ctx, store, now); err != nil {
 				return err
 			}
-			nextHousekeeping = r.now().Add(housekeeping)
+			nextHousekeeping = now.Add(housekeeping)
 		}
 		timer := time.NewTimer(relayPoll)
 		select {
@@ -216,9 +217,9 @@ func (r *relay) record(e storage.Entry) (event.Record, error) {
 }
 
 // housekeep writes the tombstones of what was deleted long ago and drops old outbox entries.
-func (r *relay) housekeep(ctx context.Context, store *storage.Store) error {
+func (r *relay) housekeep(ctx context.Context, store *storage.Store, now time.Time) error {
 	for _, kind := range []storage.Kind{storage.KindSubscription, storage.KindKey} {
-		gone, err := store.Forgettable(ctx, kind, r.now().Add(-forgetAfter), relayBatch)
+		gone, err := store.Forgettable(ctx, kind, now.Add(-forgetAfter), relayBatch)
 		if err != nil {
 			return err
 		}
@@ -231,7 +232,7 @@ func (r *relay) housekeep(ctx context.Context, store *storage.Store) error {
 			}
 		}
 	}
-	return store.Purge(ctx, r.now().Add(-purgeAfter))
+	return store.Purge(ctx, now.Add(-purgeAfter))
 }
 
 func feedTopic(kind storage.Kind) string {

@@ -40,6 +40,8 @@ type Deps struct {
 
 	// log is the log behind the feeds; nil means Kafka.
 	log feedLog
+	// retry is the pause after a failure to publish; 0 means a second.
+	retry time.Duration
 }
 
 // Service is the console.
@@ -68,6 +70,9 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	}
 	if deps.Now == nil {
 		deps.Now = time.Now
+	}
+	if deps.retry == 0 {
+		deps.retry = time.Second
 	}
 	if deps.Box == nil {
 		return nil, errors.New("console: an encryption key is required")
@@ -98,7 +103,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		s.closers = append(s.closers, kafkaLog.close)
 		log = kafkaLog
 	}
-	s.relay = &relay{log: s.log.Named("relay"), feeds: log, codec: deps.Codec, now: deps.Now, metrics: m, wake: make(chan struct{}, 1)}
+	s.relay = &relay{log: s.log.Named("relay"), feeds: log, codec: deps.Codec, now: deps.Now, metrics: m, wake: make(chan struct{}, 1), retry: deps.retry}
 	s.guard = auth.Guard{Off: cfg.Auth == authOff, Lookup: s.lookupKey, Now: deps.Now}
 	s.handler = newHandler(s)
 	return s, nil
