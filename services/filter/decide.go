@@ -93,12 +93,8 @@ func (d *decider) decide(ctx context.Context, r *kgo.Record, memory *repeats, ou
 	if err != nil {
 		return id, d.bury(ctx, r, id, err, out)
 	}
-	var first int64
-	var repeat bool
-	if !id.made { // an id made from the offset is no other record's
-		first, repeat = memory.see(newEventKey(id.Tenant, id.Source, id.ID), r.Offset, r.Timestamp)
-	}
 	if !d.book.Interested(id.Tenant, id.Type) {
+		memory.notice(id, r)
 		return id, nil
 	}
 	e, err := d.codec.DecodeEvent(ctx, r.Topic, r.Value)
@@ -109,6 +105,8 @@ func (d *decider) decide(ctx context.Context, r *kgo.Record, memory *repeats, ou
 	if faults := e.Check(); len(faults) > 0 {
 		return id, d.bury(ctx, r, id, &unusable{reason: deadInvalid, detail: faults.Error()}, out)
 	}
+	// Only now: whoever sends a mended event after a bad one under the same id repeats nothing.
+	first, repeat := memory.notice(id, r)
 
 	job := job{decider: d, record: r, event: e, out: out}
 	if repeat {

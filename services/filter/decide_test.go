@@ -204,6 +204,15 @@ func cpuTime(b *testing.B) int64 {
 	return used.Utime.Nano() + used.Stime.Nano()
 }
 
+func TestOnlyDeliveryLanesAreLanes(t *testing.T) {
+	for name, want := range map[string]bool{
+		topic.Lane("standard"): true, topic.Lane("express"): true, topic.Slow: false, topic.Ordered: false, topic.RetryTier(5 * time.Second): false,
+		topic.DeadLetters: false, topic.Decisions: false, topic.Attempts: false, topic.CallsEvents: false, topic.Lane(""): false,
+	} {
+		assert.Equal(t, want, isLane(name), name)
+	}
+}
+
 // The cost of an event by how many subscriptions others have: CONTRACT section 9 wants the last at most 1.2 times the
 // first.
 func BenchmarkEvent(b *testing.B) {

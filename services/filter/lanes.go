@@ -82,8 +82,18 @@ func (l *lanes) look(ctx context.Context, name string) lane {
 	return (*l.known.Load())[topic.DefaultLane]
 }
 
-// listLanes lists the delivery topics of a cluster by lane. The pipeline's other topics of that prefix are no lanes of a
-// subscription, which validation refuses.
+// isLane says whether a topic is a lane that a subscription may name. Retry tiers, whose names have a further dot, and the
+// topics that only dispatchers write deliveries to are none.
+func isLane(name string) bool {
+	lane, ok := strings.CutPrefix(name, topic.Lane(""))
+	if !ok || strings.Contains(lane, ".") || name == topic.Slow || name == topic.Ordered {
+		return false
+	}
+	schema, ok := topic.SchemaOf(name)
+	return ok && schema == topic.DeliverySchema
+}
+
+// listLanes lists the delivery topics of a cluster by lane.
 func listLanes(adm *kadm.Client) func(ctx context.Context) (map[string]lane, error) {
 	return func(ctx context.Context) (map[string]lane, error) {
 		details, err := adm.ListTopics(ctx)
@@ -93,8 +103,8 @@ func listLanes(adm *kadm.Client) func(ctx context.Context) (map[string]lane, err
 		known := make(map[string]lane)
 		prefix := topic.Lane("")
 		for _, d := range details {
-			name, ok := strings.CutPrefix(d.Topic, prefix)
-			if ok && name != "" && d.Err == nil && len(d.Partitions) > 0 {
+			name := strings.TrimPrefix(d.Topic, prefix)
+			if isLane(d.Topic) && d.Err == nil && len(d.Partitions) > 0 {
 				known[name] = lane{topic: d.Topic, partitions: len(d.Partitions)}
 			}
 		}

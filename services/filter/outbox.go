@@ -3,6 +3,7 @@ package filter
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -90,11 +91,14 @@ type outbox struct {
 	batches sync.Pool
 }
 
-func (o *outbox) batch() *batch {
-	if b, ok := o.batches.Get().(*batch); ok {
-		return b
+// batch returns an empty batch with room for about size bytes.
+func (o *outbox) batch(size int) *batch {
+	b, ok := o.batches.Get().(*batch)
+	if !ok {
+		b = &batch{}
 	}
-	return &batch{}
+	b.buf = slices.Grow(b.buf, size)
+	return b
 }
 
 // free puts a batch back. One that an unusually large event has blown up is left to the garbage collector.

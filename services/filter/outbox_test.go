@@ -77,7 +77,7 @@ func send(ctx context.Context, o *outbox, p *partition, values ...string) *fakeT
 	task := &fakeTask{ctx: ctx, done: make(chan struct{})}
 	w := &work{task: task, part: p}
 	w.pending.Store(1)
-	batch := o.batch()
+	batch := o.batch(0)
 	for _, v := range values {
 		value := batch.text(v)
 		batch.records = append(batch.records, kgo.Record{Value: value})

@@ -153,19 +153,12 @@ func (c *recaller) read(ctx context.Context, tp kafka.TopicPartition, s offsets,
 	}
 }
 
-// key tells whose a record is, from its headers where it has them: what they say was checked against the value when the
-// record was handled, or will be. Records that identify no event are nobody's repeat.
+// key tells whose a record is, as handling it does. Records that identify no event, and those that became dead letters for
+// it, are nobody's repeat.
 func (c *recaller) key(ctx context.Context, r *kgo.Record) (eventKey, bool) {
-	if r.Attrs.IsControl() {
+	id, err := identify(ctx, c.codec, r)
+	if err != nil || id.made {
 		return eventKey{}, false
 	}
-	tenant, source, id := kafka.Header(r, kafka.HeaderTenant), kafka.Header(r, kafka.HeaderSource), kafka.Header(r, kafka.HeaderID)
-	if tenant == "" || id == "" || source == "" {
-		known, err := identify(ctx, c.codec, r)
-		if err != nil || known.made {
-			return eventKey{}, false
-		}
-		tenant, source, id = known.Tenant, known.Source, known.ID
-	}
-	return newEventKey(tenant, source, id), true
+	return newEventKey(id.Tenant, id.Source, id.ID), true
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/cespare/xxhash/v2"
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // repeatWindow is how long an event's identity is remembered, by the records' timestamps (CONTRACT: "a repeat within ten
@@ -64,6 +65,14 @@ type queued struct {
 
 func newRepeats(limit int) *repeats {
 	return &repeats{limit: limit, seen: make(map[eventKey]sighting)}
+}
+
+// notice is see for an event record. An id that was made from the record's place is no other record's.
+func (r *repeats) notice(id identity, record *kgo.Record) (first int64, repeat bool) {
+	if id.made {
+		return 0, false
+	}
+	return r.see(newEventKey(id.Tenant, id.Source, id.ID), record.Offset, record.Timestamp)
 }
 
 // recall notes a record while the memory is rebuilt, in the order of offsets. Records from committed on are about to be

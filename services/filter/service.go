@@ -112,37 +112,32 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	return s, nil
 }
 
-// isLane says whether a topic holds deliveries, whose partitions the filter chooses.
-func isLane(name string) bool {
-	schema, ok := topic.SchemaOf(name)
-	return ok && schema == topic.DeliverySchema
-}
-
 // Run works until ctx ends, drains, and returns when everything it started has ended.
 func (s *Service) Run(ctx context.Context) error {
 	defer s.producer.Close()
-	if err := s.patiently(ctx, "prepare the schemas", func() error { return s.prepare(ctx, s.subjects()...) }); err != nil {
-		return nil
-	}
-	if err := s.patiently(ctx, "look for the delivery topics", func() error { return s.decider.lanes.load(ctx) }); err != nil {
-		return nil
-	}
 	group, ctx := run.NewGroup(ctx)
 	s.working = ctx
-	s.waitFor(nil)
 	group.Go("feed", s.feed.Run)
-	group.Go("loop", func(ctx context.Context) error {
-		// An event that is handled before its subscription is known would never be sent.
-		select {
-		case <-s.feed.Ready():
-		case <-ctx.Done():
-			return nil
-		}
-		err := s.loop.Run(ctx)
-		s.outbox.retries.Wait() // every partition is gone, so these end
-		return err
-	})
+	group.Go("events", s.consume)
 	return group.Wait()
+}
+
+// consume waits for what every event needs, and then handles events until ctx ends.
+func (s *Service) consume(ctx context.Context) error {
+	if s.patiently(ctx, "prepare the schemas", func() error { return s.prepare(ctx, s.subjects()...) }) != nil ||
+		s.patiently(ctx, "look for the delivery topics", func() error { return s.decider.lanes.load(ctx) }) != nil {
+		return nil
+	}
+	s.waitFor(nil)
+	// An event that is handled before its subscription is known would never be sent.
+	select {
+	case <-s.feed.Ready():
+	case <-ctx.Done():
+		return nil
+	}
+	err := s.loop.Run(ctx)
+	s.outbox.retries.Wait() // every partition is gone, so these end
+	return err
 }
 
 // subjects are those of all topics that the filter reads and writes: once their ids are known, a registry that goes away
@@ -257,7 +252,7 @@ func (s *Service) handle(ctx context.Context, t *kafka.Task) {
 	w.pending.Store(1)
 	out := &emission{flush: func(b *batch) *batch {
 		s.outbox.send(w, b)
-		return s.outbox.batch()
+		return s.outbox.batch(flushBytes)
 	}}
 	var span trace.Span
 	if s.tracer != nil {
@@ -265,7 +260,7 @@ func (s *Service) handle(ctx context.Context, t *kafka.Task) {
 		w.done = func() { span.End() }
 	}
 	for try := 0; ; try++ {
-		out.batch, out.scratch = s.outbox.batch(), part.scratch[:0]
+		out.batch, out.scratch = s.outbox.batch(roomFor(r)), part.scratch[:0]
 		id, err := s.decider.decide(ctx, r, part.repeats, out)
 		if cap(out.scratch) <= flushBytes {
 			part.scratch = out.scratch
@@ -295,6 +290,9 @@ func (s *Service) handle(ctx context.Context, t *kafka.Task) {
 	s.metrics.event(r.Topic, time.Since(started))
 	w.release()
 }
+
+// roomFor is about what one delivery and the decision about a record take.
+func roomFor(r *kgo.Record) int { return len(r.Value)*3/2 + 1024 }
 
 // span starts the span of an event that is sampled, in the trace that its record carries.
 func (s *Service) span(ctx context.Context, r *kgo.Record, out *emission) trace.Span {

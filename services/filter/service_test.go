@@ -333,6 +333,20 @@ func TestTheMemoryOfARestartIsBounded(t *testing.T) {
 	assert.Equal(t, deliveries[0].ID, deliveries[10].ID)
 }
 
+func TestAMendedEventIsNoRepeatOfTheBadOne(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.subscribe(&subscription.Subscription{ID: "sub_1", Events: []string{"*"}})
+	r.start()
+	bad := r.direct(&event.Event{ID: "evt_1", Type: "call.ended", Tenant: "acme"}) // lacks its call
+	good := r.direct(&event.Event{ID: "evt_1", Type: "call.ended", Tenant: "acme", CallID: "c-1"})
+	good.Key = bad.Key
+	r.publish(bad, good, good)
+	assert.Len(t, r.dead(), 1)
+	assert.Len(t, r.deliveries(), 1)
+	assert.Equal(t, 1, r.duplicates())
+}
+
 // What a crash leaves uncommitted is made again, in the same bytes and under the same ids.
 func TestRereadingMakesTheSameDeliveries(t *testing.T) {
 	t.Parallel()
@@ -470,7 +484,7 @@ func TestWhatIsCounted(t *testing.T) {
 	r.post(`{"id":"evt_1","type":"call.ended","call_id":"c-1"}`, `{"id":"evt_1","type":"call.ended","call_id":"c-1"}`)
 	r.publish(&kgo.Record{Topic: topic.CallsEvents, Value: []byte("x")})
 	w := httptest.NewRecorder()
-	r.tel.MetricsHandler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	r.tel.MetricsHandler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/metrics", nil))
 	for _, line := range []string{
 		`callstream_filter_events_total{topic="calls.events"} 3`,
 		`callstream_filter_decisions_total{outcome="queued",reason=""} 1`,
