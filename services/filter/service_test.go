@@ -3,7 +3,9 @@ package filter_test
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"net"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -14,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/callstream/callstream/pkg/config"
 	"github.com/callstream/callstream/pkg/kafka"
 	"github.com/callstream/callstream/pkg/telemetry"
 	"github.com/callstream/callstream/schemas/event"
@@ -501,6 +504,34 @@ func TestWhatIsCounted(t *testing.T) {
 			assert.NotContains(t, line, "acme")
 		}
 	}
+}
+
+// A service never needs another one up to start: it waits, says for what, and ends when told to.
+func TestItWaitsForKafkaAndTheRegistry(t *testing.T) {
+	t.Parallel()
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	nobody := l.Addr().String()
+	require.NoError(t, l.Close())
+	reg, err := kafka.NewRegistry(kafka.RegistryConfig{URLs: []string{"http://" + nobody}})
+	require.NoError(t, err)
+	var cfg filter.Config
+	require.NoError(t, config.Load(&cfg, config.Source{Args: []string{"--kafka-brokers=" + nobody}}))
+	service, err := filter.New(cfg, filter.Deps{Telemetry: telemetry.Nop(), Codec: event.NewCodec(reg)})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- service.Run(ctx) }()
+	r := &rig{t: t}
+	r.eventually("it says what it waits for", func() error {
+		if err := service.Ready(); err == nil || !errors.Is(err, event.ErrRegistry) {
+			return fmt.Errorf("ready says %w", err)
+		}
+		return nil
+	})
+	cancel()
+	require.NoError(t, <-ended)
 }
 
 func TestReadyTellsWhatIsWaitedFor(t *testing.T) {
