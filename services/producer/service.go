@@ -182,14 +182,19 @@ func (s *Service) enter() bool {
 	return true
 }
 
-// Handler serves POST /v1/events. Other methods get 405, other paths 404.
+// Handler serves POST /v1/events, and its description at /openapi.json. Other methods get 405, other paths 404.
 func (s *Service) Handler() http.Handler {
+	document := openAPIDocument()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != "/v1/events" {
+		switch r.URL.Path {
+		case "/v1/events":
+			s.serveEvents(w, r)
+		case "/openapi.json":
+			w.Header().Set("Content-Type", "application/openapi+json")
+			w.Write(document)
+		default:
 			problem.Write(w, problem.New(http.StatusNotFound, "there is only POST /v1/events here"))
-			return
 		}
-		s.serveEvents(w, r)
 	})
 }
 

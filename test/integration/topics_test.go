@@ -70,7 +70,7 @@ func (p *pipeline) decoder() *event.Codec {
 // decisions returns what the filter decided for a tenant's events so far.
 func (p *pipeline) decisions(tenant string) []event.Decision {
 	p.t.Helper()
-	return read[event.Decision](p, topic.Decisions, tenant)
+	return read[event.Decision](p, topic.Decisions, func(d *event.Decision) bool { return d.Tenant == tenant })
 }
 
 // decided is decisions as event id → subscription id → "outcome reason".
@@ -90,7 +90,7 @@ func (p *pipeline) decided(tenant string) map[string]map[string]string {
 // attempts returns the attempts for a tenant's deliveries so far, in order of time.
 func (p *pipeline) attempts(tenant string) []event.Attempt {
 	p.t.Helper()
-	out := read[event.Attempt](p, topic.Attempts, tenant)
+	out := read[event.Attempt](p, topic.Attempts, func(a *event.Attempt) bool { return a.Tenant == tenant })
 	sort.SliceStable(out, func(i, j int) bool {
 		if out[i].DeliveryID == out[j].DeliveryID {
 			return out[i].Attempt < out[j].Attempt
@@ -100,26 +100,26 @@ func (p *pipeline) attempts(tenant string) []event.Attempt {
 	return out
 }
 
+// dead returns a tenant's dead letters so far; "" means everybody's, those without a tenant as well.
 func (p *pipeline) dead(tenant string) []event.DeadLetter {
 	p.t.Helper()
-	return read[event.DeadLetter](p, topic.DeadLetters, tenant)
+	return read[event.DeadLetter](p, topic.DeadLetters, func(d *event.DeadLetter) bool { return tenant == "" || d.Tenant == tenant })
 }
 
-// read decodes a topic's records of one tenant; "" means all tenants.
+// read decodes the records of a topic that are wanted.
 func read[R any, P interface {
 	*R
 	event.Record
-}](p *pipeline, name, tenant string) []R {
+}](p *pipeline, name string, wanted func(P) bool) []R {
 	p.t.Helper()
 	codec := p.decoder()
 	var out []R
 	for _, r := range p.records(name) {
-		if h := kafka.Header(r, kafka.HeaderTenant); tenant != "" && h != tenant {
-			continue
-		}
 		var v R
 		require.NoError(p.t, codec.Decode(p.t.Context(), r.Value, P(&v)), "%s %d/%d", name, r.Partition, r.Offset)
-		out = append(out, v)
+		if wanted(&v) {
+			out = append(out, v)
+		}
 	}
 	return out
 }
