@@ -153,9 +153,9 @@ func (c *apiClient) unreachable(err error) error {
 	}
 	var op *net.OpError
 	if errors.As(err, &op) && op.Op == "dial" {
-		return fmt.Errorf("%w at %s (%v); start it with `callstream up`, or give its address with --api or CALLSTREAM_API_URL", errUnreachable, c.base, op.Err)
+		return fmt.Errorf("%w at %s (%w); start it with `callstream up`, or give its address with --api or CALLSTREAM_API_URL", errUnreachable, c.base, op.Err)
 	}
-	return fmt.Errorf("%w at %s: %v", errUnreachable, c.base, err) //nolint:errorlint // the transport's error must not decide anything further up
+	return fmt.Errorf("%w at %s: %w", errUnreachable, c.base, err)
 }
 
 // answerProblem reads a problem document, or makes one of an answer that isn't any.

@@ -24,13 +24,13 @@ const testSecret = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 var monday = time.Date(2026, 3, 2, 12, 0, 0, 0, time.UTC)
 
 // delivery is a request as callstream sends it, signed by the library of the standard.
-func delivery(t testing.TB, secret, id string, at time.Time, body string) *http.Request {
+func delivery(t *testing.T, secret, id string, at time.Time, body string) *http.Request {
 	t.Helper()
 	signer, err := webhooks.NewWebhook(secret)
 	require.NoError(t, err)
 	signature, err := signer.Sign(id, at, []byte(body))
 	require.NoError(t, err)
-	r := httptest.NewRequest(http.MethodPost, "/hooks", strings.NewReader(body))
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/hooks", strings.NewReader(body))
 	r.Header.Set("webhook-id", id)
 	r.Header.Set("webhook-timestamp", strconv.FormatInt(at.Unix(), 10))
 	r.Header.Set("webhook-signature", signature)
@@ -179,7 +179,7 @@ func TestListenServesAndSaysWhatToDoNext(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() {
 		ended <- cmd.ExecuteContext(ctx)
-		w.Close()
+		_ = w.Close()
 	}()
 	var line string
 	_, err := fmt.Fscanf(hints, "Listening on %s\n", &line)

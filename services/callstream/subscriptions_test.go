@@ -259,10 +259,10 @@ func TestKeysCreateAdminWorksOnTheDatabaseItself(t *testing.T) {
 func TestKeys(t *testing.T) {
 	key := map[string]any{"id": "key_1", "tenant": "acme", "name": "dialer", "scopes": []string{"events:write"}, "key": "cs_secret", "created_at": "2026-03-02T12:00:00Z"}
 	a := newAPI(t, func(r apiRequest) (int, any) {
-		switch {
-		case r.method == http.MethodGet:
+		switch r.method {
+		case http.MethodGet:
 			return 200, map[string]any{"items": []any{key}}
-		case r.method == http.MethodDelete:
+		case http.MethodDelete:
 			return 204, nil
 		}
 		return 201, key
