@@ -32,7 +32,9 @@ func rebalance(t require.TestingT, members map[string]*simMember, topics map[str
 		jm.ProtocolMetadata = ColocatingBalancer().JoinGroupMetadata(m.topics, m.owned, m.since)
 		joined = append(joined, jm)
 	}
-	slices.SortFunc(joined, func(a, b kmsg.JoinGroupResponseMember) int { return slices.Compare([]byte(a.MemberID), []byte(b.MemberID)) })
+	slices.SortFunc(joined, func(a, b kmsg.JoinGroupResponseMember) int {
+		return slices.Compare([]byte(a.MemberID), []byte(b.MemberID))
+	})
 	mb, _, err := ColocatingBalancer().MemberBalancer(joined)
 	require.NoError(t, err)
 	into, err := mb.(kgo.GroupMemberBalancerOrError).BalanceOrError(topics)
@@ -208,7 +210,7 @@ func TestColocatingGroup(t *testing.T) {
 		var problems []string
 		done := make(map[string]int)
 		join := func(id string) *member {
-			return b.member(func(c *LoopConfig) {
+			return b.member(func(c *LoopConfig, _ *member) {
 				c.Topics = names
 				c.Balancer = ColocatingBalancer()
 				c.Assigned = func(_ context.Context, tp TopicPartition, _ int64) error {

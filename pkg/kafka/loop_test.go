@@ -86,7 +86,7 @@ type member struct {
 	lost   []TopicPartition
 }
 
-func (b *bed) member(change func(*LoopConfig)) *member {
+func (b *bed) member(change func(*LoopConfig, *member)) *member {
 	b.t.Helper()
 	m := &member{b: b, end: make(chan error, 1), got: make(map[TopicPartition][]int64)}
 	cfg := LoopConfig{Config: b.cfg, Log: b.log, Group: "g", Topics: []string{"t"}, Options: []kgo.Opt{b.dial},
@@ -95,7 +95,7 @@ func (b *bed) member(change func(*LoopConfig)) *member {
 		Lost:        func(tp TopicPartition) { m.mu.Lock(); defer m.mu.Unlock(); m.lost = append(m.lost, tp) },
 	}
 	if change != nil {
-		change(&cfg)
+		change(&cfg, m)
 	}
 	l, err := NewLoop(cfg)
 	require.NoError(b.t, err)
@@ -218,7 +218,7 @@ func TestLoopCommitsOnDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBed(t, kfake.SeedTopics(1, "t"))
 		b.produce("t", 0, 3)
-		m := b.member(func(c *LoopConfig) { c.CommitEvery = time.Hour })
+		m := b.member(func(c *LoopConfig, _ *member) { c.CommitEvery = time.Hour })
 		b.until("all are handed out", func() bool { return len(m.offsets("t", 0)) == 3 })
 		m.stop()
 		began := time.Now()
@@ -279,7 +279,7 @@ func TestLoopDefers(t *testing.T) {
 		var order []handed
 		began := time.Now()
 		due := map[int64]time.Duration{3: 500 * time.Millisecond, 7: 2 * time.Hour, 8: 2*time.Hour + 100*time.Millisecond, 100: 26 * time.Hour}
-		m := b.member(func(c *LoopConfig) {
+		m := b.member(func(c *LoopConfig, _ *member) {
 			c.Handle = func(_ context.Context, task *Task) {
 				if d := due[task.Record.Offset]; time.Since(began) < d {
 					task.Defer(began.Add(d))
@@ -324,23 +324,20 @@ func TestLoopDeferAcrossRebalance(t *testing.T) {
 		b.produce("t", 0, 5)
 		b.produce("t", 1, 5)
 		began := time.Now()
-		deferAll := func(m **member) func(*LoopConfig) {
-			return func(c *LoopConfig) {
-				c.Handle = func(_ context.Context, task *Task) {
-					if time.Since(began) < time.Hour {
-						task.Defer(began.Add(time.Hour))
-						return
-					}
-					(*m).add(task)
-					task.Done()
+		deferAll := func(c *LoopConfig, m *member) {
+			c.Handle = func(_ context.Context, task *Task) {
+				if time.Since(began) < time.Hour {
+					task.Defer(began.Add(time.Hour))
+					return
 				}
+				m.add(task)
+				task.Done()
 			}
 		}
-		var m1, m2 *member
-		m1 = b.member(deferAll(&m1))
+		m1 := b.member(deferAll)
 		b.until("ready", func() bool { return m1.Ready() == nil })
 		time.Sleep(time.Minute)
-		m2 = b.member(deferAll(&m2))
+		m2 := b.member(deferAll)
 		b.until("shared", func() bool { return len(m1.Assignment()) == 1 && len(m2.Assignment()) == 1 && m2.Ready() == nil })
 		time.Sleep(time.Minute)
 		m2.leave()
@@ -367,8 +364,7 @@ func TestLoopBackpressure(t *testing.T) {
 			require.NoError(t, b.client.ProduceSync(t.Context(), rs...).FirstErr())
 		}
 		gate := make(chan struct{})
-		var m *member
-		m = b.member(func(c *LoopConfig) {
+		m := b.member(func(c *LoopConfig, m *member) {
 			c.QueueBytes = 1 << 20
 			c.Handle = func(ctx context.Context, task *Task) {
 				if task.Record.Partition == 0 {
@@ -405,8 +401,7 @@ func TestLoopWindowFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBed(t, kfake.SeedTopics(1, "t"))
 		b.produce("t", 0, 1000)
-		var m *member
-		m = b.member(func(c *LoopConfig) {
+		m := b.member(func(c *LoopConfig, m *member) {
 			c.Window.Offsets = 100
 			c.Handle = func(_ context.Context, task *Task) {
 				m.add(task)
@@ -434,7 +429,7 @@ func TestLoopWindowBytes(t *testing.T) {
 			rs = append(rs, &kgo.Record{Topic: "t", Value: make([]byte, 1000)})
 		}
 		require.NoError(t, b.client.ProduceSync(t.Context(), rs...).FirstErr())
-		m := b.member(func(c *LoopConfig) { c.Window.Bytes = 10_000 })
+		m := b.member(func(c *LoopConfig, _ *member) { c.Window.Bytes = 10_000 })
 		time.Sleep(time.Minute)
 		require.Len(t, m.offsets("t", 0), 8)
 		m.task(3).Done()
@@ -459,7 +454,7 @@ func TestLoopRebalanceLosesNothing(t *testing.T) {
 				b := newBed(t, kfake.SeedTopics(partitions, "t"))
 				var mu sync.Mutex
 				done := make(map[string]int)
-				change := func(c *LoopConfig) {
+				change := func(c *LoopConfig, _ *member) {
 					if balancer != nil {
 						c.Balancer = balancer()
 					}
@@ -555,8 +550,7 @@ func TestLoopBrokerAway(t *testing.T) {
 			b.client, err = kgo.NewClient(kgo.SeedBrokers(b.cfg.Brokers...), b.dial, kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.DisableClientMetrics())
 			require.NoError(t, err)
 		}
-		var m *member
-		m = b.member(func(c *LoopConfig) {
+		m := b.member(func(c *LoopConfig, m *member) {
 			c.Handle = func(_ context.Context, task *Task) {
 				m.add(task)
 				if task.Record.Offset != 2 {
@@ -656,7 +650,7 @@ func TestLoopGaps(t *testing.T) {
 			require.NoError(t, tx.EndTransaction(t.Context(), commit))
 		}
 		tx.Close()
-		m := b.member(func(c *LoopConfig) { c.ReadCommitted = true })
+		m := b.member(func(c *LoopConfig, _ *member) { c.ReadCommitted = true })
 		b.until("all are handed out", func() bool { return len(m.offsets("t", 0)) == 10 })
 		require.Equal(t, append(seq(0, 5), seq(12, 17)...), m.offsets("t", 0))
 		for _, o := range m.offsets("t", 0) {
@@ -666,7 +660,7 @@ func TestLoopGaps(t *testing.T) {
 		}
 		b.until("the commit", func() bool { return b.committed("t", 0).Offset == 3 })
 		m.crash()
-		again := b.member(func(c *LoopConfig) { c.ReadCommitted = true })
+		again := b.member(func(c *LoopConfig, _ *member) { c.ReadCommitted = true })
 		b.until("the rest", func() bool { return len(again.offsets("t", 0)) == 1 })
 		require.Equal(t, []int64{3}, again.offsets("t", 0))
 		again.task(3).Done()
@@ -725,7 +719,7 @@ func TestLoopAssigned(t *testing.T) {
 		b.produce("t", 1, 3)
 		var mu sync.Mutex
 		tries := 0
-		m := b.member(func(c *LoopConfig) {
+		m := b.member(func(c *LoopConfig, _ *member) {
 			c.Assigned = func(_ context.Context, tp TopicPartition, committed int64) error {
 				assert.EqualValues(t, -1, committed)
 				if tp.Partition == 1 {
