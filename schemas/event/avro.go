@@ -258,13 +258,14 @@ func (e *Event) readExtraJSON(text string) error {
 	var pointers nameSet
 	var misplaced string
 	bad := false
+	var groups newGroups
 	p.members(func(pointer string) {
 		start := p.i
 		// From the root of the event a member is at depth 2, 3 or 4; its pointer counts its slashes.
 		if p.skip(1 + strings.Count(pointer, "/")); p.err != nil || bad {
 			return
 		}
-		if !pointers.add(pointer) || !e.place(pointer, p.s[start:p.i]) {
+		if !pointers.add(pointer) || !e.place(pointer, p.s[start:p.i], &groups) {
 			misplaced, bad = pointer, true
 		}
 	})
@@ -272,6 +273,7 @@ func (e *Event) readExtraJSON(text string) error {
 	if err := p.result(); err != nil {
 		return poison("extra_json: %v", err)
 	}
+	groups.finish(e)
 	if !bad {
 		misplaced, bad = e.collision()
 	}
@@ -282,7 +284,7 @@ func (e *Event) readExtraJSON(text string) error {
 }
 
 // place puts one member of extra_json where its pointer says.
-func (e *Event) place(pointer, raw string) bool {
+func (e *Event) place(pointer, raw string, groups *newGroups) bool {
 	segments := strings.Split(pointer, "/")
 	if len(segments) < 2 || len(segments) > 4 || segments[0] != "" {
 		return false
@@ -311,7 +313,11 @@ func (e *Event) place(pointer, raw string) bool {
 	if len(segments) == 4 {
 		g := t.find(nodeData, segments[2])
 		if g < groupBase {
-			return g < 0 && e.placeNested(segments[2], last, raw)
+			if g >= 0 {
+				return false
+			}
+			groups.place(e, segments[2], last, raw)
+			return true
 		}
 		node = nodeGroup + g - groupBase
 	}
@@ -344,21 +350,38 @@ func (e *Event) keepRaw(node int, name, raw string) bool {
 	return true
 }
 
-// placeNested takes a member of a group that only a newer writer declares: the group is an undeclared member here.
-func (e *Event) placeNested(group, name, raw string) bool {
-	member := string(append(append(appendQuoted(nil, name), ':'), raw...))
-	for i := range e.extras {
-		if x := &e.extras[i]; x.node == nodeData && x.name == group {
-			if !strings.HasSuffix(x.raw, "}") || isEmpty(x.raw) {
-				return false
-			}
-			if x.raw = x.raw[:len(x.raw)-1] + "," + member + "}"; !isObject(x.raw) {
-				return false
-			}
-			return true
+// newGroups are groups that this version of the schema doesn't declare.
+type newGroups struct {
+	at     map[string]int
+	raw    [][]byte
+	extras []int
+}
+
+// place takes a member of a group that only a newer writer declares: the group becomes an undeclared member here.
+// Its members are collected first, because a group may have as many of them as a record has room for.
+func (n *newGroups) place(e *Event, group, name, raw string) {
+	at, known := n.at[group]
+	if !known {
+		if n.at == nil {
+			n.at = map[string]int{}
 		}
+		at = len(n.raw)
+		n.at[group] = at
+		n.raw = append(n.raw, []byte{'{'})
+		// Its place among the others is that of its first member; finish fills it in.
+		n.extras = append(n.extras, len(e.extras))
+		e.extras = append(e.extras, extra{node: nodeData, name: group})
 	}
-	return e.keepRaw(nodeData, group, "{"+member+"}")
+	if len(n.raw[at]) > 1 {
+		n.raw[at] = append(n.raw[at], ',')
+	}
+	n.raw[at] = append(append(appendQuoted(n.raw[at], name), ':'), raw...)
+}
+
+func (n *newGroups) finish(e *Event) {
+	for i, raw := range n.raw {
+		e.extras[n.extras[i]].raw = string(append(raw, '}'))
+	}
 }
 
 func (e *Event) placeTime(raw string) bool {

@@ -57,7 +57,8 @@ type schema struct {
 type writer struct {
 	name     string       // full name of our schema that it is a version of
 	same     bool         // the bytes are those of our own version
-	resolved hamba.Schema // else: reads the writer's bytes into our fields
+	theirs   hamba.Schema // else: what the bytes are,
+	resolved hamba.Schema // and how they are read into our fields
 }
 
 // wireHeader is the length of the magic byte and the schema id.
@@ -277,8 +278,11 @@ func (c *Codec) fetch(ctx context.Context, id int, name string) (*writer, error)
 	if err != nil {
 		return nil, poison("schema %d: %v", id, err)
 	}
-	w := &writer{name: name}
+	w := &writer{name: name, theirs: theirs}
 	if w.same = theirs.Fingerprint() == ours.parsed.Fingerprint(); !w.same {
+		if err := checkForeign(theirs); err != nil {
+			return nil, poison("schema %d: %v", id, err)
+		}
 		if w.resolved, err = hamba.NewSchemaCompatibility().Resolve(ours.parsed, theirs); err != nil {
 			return nil, poison("schema %d: %v", id, err)
 		}
@@ -293,6 +297,9 @@ func (c *Codec) fetch(ctx context.Context, id int, name string) (*writer, error)
 func (c *Codec) translate(w *writer, body []byte) (out []byte, err error) {
 	ours, err := c.schema(w.name)
 	if err != nil {
+		return nil, err
+	}
+	if err := walkForeign(w.theirs, body); err != nil {
 		return nil, err
 	}
 	// The library reads whatever a stranger's schema describes; a fault in it is the record's fault, not ours.

@@ -263,6 +263,8 @@ func TestStrangeColumns(t *testing.T) {
 		{"an empty one stays", map[string]any{"extra_json": `{"/data/score":null}`}, `"data":{"score":null}}`},
 		{"a group twice", map[string]any{"caller_name": "J", "extra_json": `{"/data/caller":{"name":"K"}}`}, ``},
 		{"a group that isn't one, and is one", map[string]any{"caller_name": "J", "extra_json": `{"/data/caller":[1]}`}, ``},
+		{"a group of a newer writer, and a member of its name", map[string]any{"extra_json": `{"/data/billing/x":1,"/data/billing":{"z":2}}`}, ``},
+		{"a member twice in a group of a newer writer", map[string]any{"extra_json": `{"/data/billing/x":1,"/data/billing/x":2}`}, ``},
 		{"a group of a newer writer", map[string]any{"extra_json": `{"/data/billing/x":1,"/data/billing/y~1":{"z":2}}`}, `"data":{"billing":{"x":1,"y/":{"z":2}}}}`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -286,6 +288,55 @@ func TestStrangeColumns(t *testing.T) {
 				t.Errorf("got %s, want %s", got, c.want)
 			}
 		})
+	}
+}
+
+// Schemas and bodies that would keep the library busy for ever, fill the memory or overflow the stack.
+func TestHostileWriters(t *testing.T) {
+	ctx, r := t.Context(), &registry{}
+	c := NewCodec(r)
+	schema := func(junk string) string {
+		return `{"type":"record","name":"CallEvent","namespace":"callstream","fields":[{"name":"type","type":"string"},{"name":"tenant","type":"string"},{"name":"junk","type":` + junk + `}]}`
+	}
+	doubling := `"null"`
+	for i := range 40 {
+		doubling = fmt.Sprintf(`{"type":"record","name":"R%d","fields":[{"name":"a","type":%s},{"name":"b","type":"R%d"}]}`, i, doubling, i-1)
+		if i == 0 {
+			doubling = `{"type":"record","name":"R0","fields":[]}`
+		}
+	}
+	huge := appendLong(nil, 1<<60)
+	for name, junk := range map[string]struct {
+		schema string
+		body   []byte
+		ok     bool
+	}{
+		"sane":                      {`{"type":"array","items":"long"}`, []byte{4, 2, 2, 0}, true},
+		"sane block with size":      {`{"type":"array","items":"string"}`, []byte{1, 4, 2, 'a', 0}, true},
+		"sane enum, fixed and map":  {`{"type":"map","values":["null",{"type":"enum","name":"E","symbols":["A"]},{"type":"fixed","name":"F","size":2}]}`, []byte{4, 2, 'k', 2, 0, 2, 'l', 4, 9, 9, 0}, true},
+		"nulls without end":         {`{"type":"array","items":"null"}`, append(huge, 0), false},
+		"items without end":         {`{"type":"array","items":"long"}`, append(huge, 0), false},
+		"the least number of items": {`{"type":"array","items":"null"}`, append(appendLong(nil, math.MinInt64), 2, 0), false},
+		"nulls in nulls":            {`{"type":"array","items":{"type":"array","items":"null"}}`, append(bytes.Repeat(append(appendLong(nil, 1), append(appendLong(nil, 50_000), 0)...), 30_000), 0), false},
+		"a block's false size":      {`{"type":"array","items":"string"}`, []byte{1, 6, 2, 'a', 0}, false},
+		"a map without end":         {`{"type":"map","values":"null"}`, append(huge, 0), false},
+		"no such branch":            {`["null","long"]`, []byte{8, 0}, false},
+		"no such symbol":            {`{"type":"enum","name":"E","symbols":["A"]}`, []byte{8}, false},
+		"a schema in itself":        {`["null",{"type":"record","name":"L","fields":[{"name":"next","type":["null","L"]}]}]`, []byte{0}, false},
+		"a schema that doubles":     {doubling, nil, false},
+	} {
+		id, err := r.Register(ctx, "x", schema(junk.schema))
+		if err != nil {
+			t.Fatal(err)
+		}
+		body := append(appendString(appendString(appendHeader(nil, id), "call.ended"), "acme"), junk.body...)
+		e, err := c.DecodeEvent(ctx, topic.CallsEvents, body)
+		if junk.ok && (err != nil || e.Type != "call.ended" || e.Tenant != "acme") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if !junk.ok && !errors.Is(err, ErrPoison) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
@@ -372,6 +423,46 @@ func TestCompatible(t *testing.T) {
 		if err := Compatible(c.next, c.old); (err == nil) != c.ok {
 			t.Errorf("%s: %v", c.name, err)
 		}
+	}
+}
+
+// Records of a megabyte and more, built so that an algorithm that takes the square of their size would run into the test's
+// time limit.
+func TestHostileRecordsTakeLinearTime(t *testing.T) {
+	many := func(n int, each string) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, each, i)
+		}
+		return strings.TrimSuffix(b.String(), ",")
+	}
+	for name, build := range map[string]func(n int) string{
+		"undeclared members":  func(n int) string { return `"data":{` + many(n, `"m%d":1,`) + `}` },
+		"in a group":          func(n int) string { return `"data":{"caller":{` + many(n, `"m%d":1,`) + `}}` },
+		"members of a member": func(n int) string { return `"x":{` + many(n, `"m%d":1,`) + `}` },
+		"repeats":             func(n int) string { return `"x":{` + many(n, `"m":%d,`) + `}` },
+		"wrong elements":      func(n int) string { return `"data":{"tags":[` + many(n, `%d,`) + `]}` },
+		"elements":            func(n int) string { return `"data":{"tags":[` + many(n, `"%d",`) + `]}` },
+		"attributes":          func(n int) string { return `"attributes":{` + many(n, `"m%d":"",`) + `}` },
+		"depth":               func(n int) string { return `"x":` + strings.Repeat("[", 4*n) + strings.Repeat("]", 4*n) },
+		"escapes":             func(n int) string { return `"x":"` + many(n, `\u00e9%d`) + `"` },
+		"a long number": func(n int) string {
+			return `"data":{"score":1.` + strings.Repeat("7", 8*n) + `,"duration_ms":1` + strings.Repeat("0", 8*n) + `e-` + fmt.Sprint(8*n) + `}`
+		},
+		"members before their type":  func(n int) string { return `"data":{` + many(n, `"m%d":[{}],`) + `},"z":1` },
+		"repeats under a long name":  func(n int) string { return `"` + strings.Repeat("n", n) + `":{` + many(n, `"m":%d,`) + `}` },
+		"nothing but open structure": func(n int) string { return `"x":` + strings.Repeat(`{"a":`, n) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			raw := []byte(`{"type":"call.ended","call_id":"c",` + build(100_000) + `}`)
+			e, err := Parse(raw)
+			if err != nil {
+				return
+			}
+			if _, err := readEvent(e.table, e.AppendAvro(nil)); err != nil {
+				t.Fatal(err)
+			}
+		})
 	}
 }
 
@@ -576,7 +667,9 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("%s\n%s", text, again)
 		}
 		e.Map()
-		e.Check()
+		if faults := e.Check(); len(faults) > 0 && faults.Error() == "" {
+			t.Fatal("faults without words")
+		}
 		e.Key()
 	})
 }

@@ -30,6 +30,9 @@ func (f Faults) Error() string {
 // maxFaults bounds what a hostile event can make us say about it.
 const maxFaults = 100
 
+// maxPointer bounds the pointer of a fault, for the same reason; behind it the nearest member around the fault is named.
+const maxPointer = 1024
+
 // SyntaxError says that the input is not JSON in UTF-8. Over HTTP it is a 400.
 type SyntaxError struct {
 	Offset int64 // in bytes from the start of the input

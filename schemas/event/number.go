@@ -92,7 +92,7 @@ func parseDouble(literal string) (f float64, exact, ok bool) {
 	if err != nil || math.IsInf(f, 0) {
 		return 0, false, false
 	}
-	if len(literal) <= 15 && strings.IndexAny(literal, "eE") < 0 {
+	if len(literal) <= 15 && !strings.ContainsAny(literal, "eE") {
 		return f, true, true // fifteen digits always survive
 	}
 	shortest := parseDecimal(strconv.FormatFloat(f, 'e', -1, 64))

@@ -64,10 +64,15 @@ type step struct {
 	array bool
 }
 
-func (p *parser) push(name string)  { p.path = append(p.path, step{name: name}) }
-func (p *parser) pushIndex(i int)   { p.path = append(p.path, step{index: i, array: true}) }
-func (p *parser) pop()              { p.path = p.path[:len(p.path)-1] }
-func (p *parser) fault(what string) { p.faultAt(p.pointer(), what) }
+func (p *parser) push(name string) { p.path = append(p.path, step{name: name}) }
+func (p *parser) pushIndex(i int)  { p.path = append(p.path, step{index: i, array: true}) }
+func (p *parser) pop()             { p.path = p.path[:len(p.path)-1] }
+
+func (p *parser) fault(what string) {
+	if len(p.faults) < maxFaults {
+		p.faultAt(p.pointer(), what)
+	}
+}
 
 func (p *parser) faultAt(pointer, what string) {
 	if len(p.faults) < maxFaults {
@@ -81,6 +86,9 @@ func (p *parser) faultAt(pointer, what string) {
 func (p *parser) pointer() string {
 	var b []byte
 	for _, s := range p.path {
+		if len(b)+len(s.name) > maxPointer {
+			break
+		}
 		b = append(b, '/')
 		if s.array {
 			b = strconv.AppendInt(b, int64(s.index), 10)
@@ -157,16 +165,16 @@ func (p *parser) end() {
 // named says what kind of value comes next, for faults.
 func (p *parser) named() string {
 	if p.i < len(p.s) {
-		switch c := p.s[p.i]; {
-		case c == '{':
+		switch p.s[p.i] {
+		case '{':
 			return "an object"
-		case c == '[':
+		case '[':
 			return "an array"
-		case c == '"':
+		case '"':
 			return "a string"
-		case c == 't' || c == 'f':
+		case 't', 'f':
 			return "a boolean"
-		case c == 'n':
+		case 'n':
 			return "null"
 		}
 	}
