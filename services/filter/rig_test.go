@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -43,6 +44,14 @@ type rig struct {
 	version  int64
 	change   func(*filter.Config)
 	tel      *telemetry.Telemetry
+}
+
+// parallel lets a test run beside others where each has a broker of its own; on Apache Kafka they share one.
+func parallel(t *testing.T) {
+	t.Helper()
+	if os.Getenv("CALLSTREAM_TEST_KAFKA") != "apache" {
+		t.Parallel()
+	}
 }
 
 // registry is a schema registry that can be cut off.

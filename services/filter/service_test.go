@@ -26,7 +26,7 @@ import (
 )
 
 func TestAnEventBecomesADeliveryAndADecision(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	r := newRig(t)
 	r.subscribe(&subscription.Subscription{ID: "sub_1", Events: []string{"call.*"}, Spread: 4, TTL: subscription.TTL{Default: subscription.Duration(time.Hour)}})
 	r.subscribe(&subscription.Subscription{ID: "sub_other", Tenant: "other", Events: []string{"*"}})
@@ -72,7 +72,7 @@ func TestAnEventBecomesADeliveryAndADecision(t *testing.T) {
 }
 
 func TestWhatIsNotSentIsExplained(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	r := newRig(t)
 	all := []string{"*"}
 	r.subscribe(&subscription.Subscription{ID: "sub_pending", Events: all, State: subscription.StatePending})
@@ -117,7 +117,7 @@ func TestWhatIsNotSentIsExplained(t *testing.T) {
 }
 
 func TestAChangeIsInForceOnceItIsApplied(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	r := newRig(t)
 	r.start()
 	r.post(`{"id":"evt_0","type":"call.ended","call_id":"c-1"}`)
@@ -135,7 +135,7 @@ func TestAChangeIsInForceOnceItIsApplied(t *testing.T) {
 }
 
 func TestDirectAvroWithoutHeaders(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	r := newRig(t)
 	r.subscribe(&subscription.Subscription{ID: "sub_1", Events: []string{"*"}})
 	r.subscribe(&subscription.Subscription{ID: "sub_2", Tenant: "other", Events: []string{"*"}})
@@ -172,7 +172,7 @@ func TestDirectAvroWithoutHeaders(t *testing.T) {
 }
 
 func TestBadRecordsAreDeadAndStopNothing(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	r := newRig(t)
 	r.subscribe(&subscription.Subscription{ID: "sub_1", Events: []string{"*"}})
 	r.subscribe(&subscription.Subscription{ID: "sub_2", Tenant: "other", Events: []string{"*"}})
@@ -226,7 +226,7 @@ func TestBadRecordsAreDeadAndStopNothing(t *testing.T) {
 }
 
 func TestThePoisonedRecordIsKeptRaw(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	r := newRig(t)
 	r.start()
 	rec := &kgo.Record{Topic: topic.AgentsEvents, Key: []byte("k\xff"), Value: []byte{0, 0, 0, 1, 2, 255},
@@ -244,7 +244,7 @@ func TestThePoisonedRecordIsKeptRaw(t *testing.T) {
 
 // A registry that can't be asked is no proof against a record: its partition waits, the others go on.
 func TestAnUnreachableRegistryIsWaitedFor(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	r := newRig(t)
 	r.subscribe(&subscription.Subscription{ID: "sub_1", Events: []string{"*"}})
 	r.start()
@@ -278,7 +278,7 @@ func TestAnUnreachableRegistryIsWaitedFor(t *testing.T) {
 }
 
 func TestARepeatIsDeliveredOnceAlsoAcrossARestart(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	r := newRig(t)
 	r.subscribe(&subscription.Subscription{ID: "sub_1", Events: []string{"*"}})
 	r.start()
@@ -312,9 +312,40 @@ func (r *rig) duplicates() int {
 	return n
 }
 
+// Other teams may write in transactions: what was rolled back never happened, and the markers between the records end
+// neither reading nor reading back.
+func TestRolledBackEventsNeverHappened(t *testing.T) {
+	parallel(t)
+	r := newRig(t)
+	r.subscribe(&subscription.Subscription{ID: "sub_1", Events: []string{"*"}})
+	r.start()
+	client, err := kgo.NewClient(kgo.SeedBrokers(r.target.Brokers...), kgo.TransactionalID("warehouse"))
+	require.NoError(t, err)
+	defer client.Close()
+	for id, end := range map[string]kgo.TransactionEndTry{"evt_kept": kgo.TryCommit, "evt_gone": kgo.TryAbort} {
+		require.NoError(t, client.BeginTransaction())
+		require.NoError(t, client.ProduceSync(t.Context(), r.eventRecord(`{"id":"`+id+`","type":"call.ended","call_id":"c-1"}`)).FirstErr())
+		require.NoError(t, client.EndTransaction(t.Context(), end))
+	}
+	one := func(want int) func() error {
+		return func() error {
+			if n := len(r.deliveries()); n != want {
+				return fmt.Errorf("%d deliveries", n)
+			}
+			return nil
+		}
+	}
+	r.eventually("the committed event is delivered", one(1))
+	r.stop()
+	r.start()
+	r.post(`{"id":"evt_kept","type":"call.ended","call_id":"c-1"}`, `{"id":"evt_gone","type":"call.ended","call_id":"c-1"}`)
+	assert.Equal(t, 1, r.duplicates(), "of the one that was committed")
+	assert.Len(t, r.deliveries(), 2)
+}
+
 // A start reads back only so much; beyond it a repeat goes out again, under the same id.
 func TestTheMemoryOfARestartIsBounded(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	r := newRig(t)
 	r.change = func(cfg *filter.Config) { cfg.RecallEvents = 5 }
 	r.subscribe(&subscription.Subscription{ID: "sub_1", Events: []string{"*"}})
@@ -337,7 +368,7 @@ func TestTheMemoryOfARestartIsBounded(t *testing.T) {
 }
 
 func TestAMendedEventIsNoRepeatOfTheBadOne(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	r := newRig(t)
 	r.subscribe(&subscription.Subscription{ID: "sub_1", Events: []string{"*"}})
 	r.start()
@@ -352,7 +383,7 @@ func TestAMendedEventIsNoRepeatOfTheBadOne(t *testing.T) {
 
 // What a crash leaves uncommitted is made again, in the same bytes and under the same ids.
 func TestRereadingMakesTheSameDeliveries(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	r := newRig(t)
 	for i := range 3 {
 		r.subscribe(&subscription.Subscription{ID: fmt.Sprintf("sub_%d", i), Events: []string{"*"}, TTL: subscription.TTL{Default: subscription.Duration(time.Hour)}})
@@ -402,7 +433,7 @@ func (r *rig) forget() {
 }
 
 func TestARenderingOverTheLimitIsDead(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	r := newRig(t)
 	r.subscribe(&subscription.Subscription{ID: "sub_1", Events: []string{"*"}})
 	r.subscribe(&subscription.Subscription{ID: "sub_post", Events: []string{"*"}, Payload: subscription.Payload{Profile: "post-call"}})
@@ -426,7 +457,7 @@ func TestARenderingOverTheLimitIsDead(t *testing.T) {
 }
 
 func TestOwnEventsAreRoutedLikeAnyOther(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	r := newRig(t)
 	r.subscribe(&subscription.Subscription{ID: "sub_1", Events: []string{"delivery.exhausted"}})
 	r.start()
@@ -437,7 +468,7 @@ func TestOwnEventsAreRoutedLikeAnyOther(t *testing.T) {
 }
 
 func TestTheDeliveriesOfACallKeepTheirOrder(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	r := newRig(t)
 	r.subscribe(&subscription.Subscription{ID: "sub_1", Events: []string{"*"}})
 	r.start()
@@ -458,7 +489,7 @@ func TestTheDeliveriesOfACallKeepTheirOrder(t *testing.T) {
 }
 
 func TestTheFeedIsReadBeforeTheFirstEvent(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	r := newRig(t)
 	var records []*kgo.Record
 	for i := range 50 {
@@ -475,7 +506,7 @@ func TestTheFeedIsReadBeforeTheFirstEvent(t *testing.T) {
 }
 
 func TestWhatIsCounted(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	r := newRig(t)
 	var err error
 	r.tel, err = telemetry.New(telemetry.Config{LogLevel: "error"}, "filter", "test")
@@ -508,7 +539,7 @@ func TestWhatIsCounted(t *testing.T) {
 
 // A service never needs another one up to start: it waits, says for what, and ends when told to.
 func TestItWaitsForKafkaAndTheRegistry(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	var lc net.ListenConfig
 	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -535,7 +566,7 @@ func TestItWaitsForKafkaAndTheRegistry(t *testing.T) {
 }
 
 func TestReadyTellsWhatIsWaitedFor(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	r := newRig(t)
 	r.start()
 	require.NoError(t, r.service.Ready())
