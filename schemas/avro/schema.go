@@ -2,8 +2,6 @@
 // are their only definition. Everything in Go that mirrors them is generated from these files.
 package avro
 
-//go:generate go run ../internal/gen/cmd/gen -schemas . -out ../event
-
 import "embed"
 
 // Files holds the .avsc files.
