@@ -71,7 +71,7 @@ func validHost(u *url.URL) bool {
 		}
 		for _, r := range label {
 			// Letters beyond ASCII have a form of their own in DNS (punycode); without it nothing resolves.
-			if r > unicode.MaxASCII || !(unicode.IsLetter(r) || unicode.IsDigit(r) || r == '-' || r == '_') {
+			if r > unicode.MaxASCII || (!unicode.IsLetter(r) && !unicode.IsDigit(r) && r != '-' && r != '_') {
 				return false
 			}
 		}

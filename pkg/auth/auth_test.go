@@ -14,7 +14,7 @@ import (
 )
 
 func request(header ...string) *http.Request {
-	r := httptest.NewRequest(http.MethodGet, "http://127.0.0.1:8080/", nil)
+	r := httptest.NewRequestWithContext(context.Background(), http.MethodGet, "http://127.0.0.1:8080/", nil)
 	for i := 0; i < len(header); i += 2 {
 		r.Header.Add(header[i], header[i+1])
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"mime"
 	"net/http"
 	"reflect"
@@ -17,12 +18,6 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 	"go.uber.org/zap"
-)
-
-// Limits of the lists.
-const (
-	defaultLimit = 50
-	maxLimit     = 500
 )
 
 type principalKey struct{}
@@ -254,7 +249,7 @@ func (s *Service) recovering(next http.Handler) http.Handler {
 			if v == nil {
 				return
 			}
-			if v == http.ErrAbortHandler {
+			if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 				panic(v)
 			}
 			s.log.Error("a request panicked", zap.Any("panic", v), zap.String("path", r.URL.Path), zap.Stack("stack"))

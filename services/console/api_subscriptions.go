@@ -247,11 +247,12 @@ func onlyMembers(raw []byte, later ...string) error {
 		detail := "there is no such member"
 		for _, known := range later {
 			if name == known {
-				if v == false || v == nil {
+				switch v {
+				case false, nil:
 					detail = ""
-				} else if v == true {
+				case true:
 					detail = "it isn't supported yet"
-				} else {
+				default:
 					detail = "want true or false"
 				}
 			}

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -241,7 +243,7 @@ func TestWithoutAuthenticationOtherHostsAreRefused(t *testing.T) {
 	h := start(t)
 	h.do("GET", "/v1/subscriptions", "", "Origin", "https://evil.example").problem(http.StatusForbidden)
 	for _, path := range []string{"/v1/subscriptions", "/openapi.json"} {
-		req := httptest.NewRequest("GET", path, nil)
+		req := httptest.NewRequestWithContext(t.Context(), "GET", path, nil)
 		req.Host = "evil.example"
 		w := httptest.NewRecorder()
 		h.svc.Handler().ServeHTTP(w, req)
@@ -250,12 +252,13 @@ func TestWithoutAuthenticationOtherHostsAreRefused(t *testing.T) {
 }
 
 func TestVerification(t *testing.T) {
-	var seen []*http.Request
-	var bodies []string
-	respond := obliging
+	requests := make(chan *http.Request, 10)
+	bodies := make(chan string, 10)
+	var respond atomic.Pointer[http.HandlerFunc]
+	answerWith := func(handle http.HandlerFunc) { respond.Store(&handle) }
 	url := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
-		seen = append(seen, r.Clone(context.Background()))
-		respond(w, r)
+		requests <- r.Clone(context.Background())
+		(*respond.Load())(w, r)
 	})
 	h := start(t)
 	made := h.create(`{"url":"` + url + `/hook?x=1","events":["call.ended"],"request":{"headers":{"X-Team":"crm"}},"auth":{"type":"bearer","token":"t0ken"}}`)
@@ -270,28 +273,31 @@ func TestVerification(t *testing.T) {
 		"secret page":   func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500); fmt.Fprint(w, "internal-data") },
 		"too much":      func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, strings.Repeat("x", 1<<20)) },
 	} {
-		respond = bad
+		answerWith(bad)
 		p := h.do("POST", verify, "").problem(422)
 		require.Equal(t, "#/url", p.Errors[0].Pointer, name)
 		require.NotContains(t, p.Error(), "internal-data")
+		<-requests
 	}
 	require.Equal(t, "pending", h.do("GET", "/v1/subscriptions/"+made.str("id"), "").str("state"))
 
-	seen = nil
-	respond = func(w http.ResponseWriter, r *http.Request) { // exactly it, as text
+	answerWith(func(w http.ResponseWriter, r *http.Request) { // exactly it, as text
 		var body struct{ Type, Challenge string }
-		require.NoError(t, json.NewDecoder(r.Body).Decode(&body))
-		bodies = append(bodies, body.Type)
+		if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
+			t.Errorf("the challenge: %v", err)
+		}
+		bodies <- body.Type
 		fmt.Fprint(w, body.Challenge)
-	}
+	})
 	require.Equal(t, "active", h.do("POST", verify, "").is(200).str("state"))
-	require.Equal(t, []string{"endpoint.verification"}, bodies)
-	require.Len(t, seen, 1)
-	require.Equal(t, "POST", seen[0].Method)
-	require.Equal(t, "/hook?x=1", seen[0].URL.RequestURI())
-	require.Equal(t, "Bearer t0ken", seen[0].Header.Get("Authorization"))
-	require.Equal(t, "crm", seen[0].Header.Get("X-Team"))
-	require.NotEmpty(t, seen[0].Header.Get("Webhook-Signature"))
+	require.Equal(t, "endpoint.verification", <-bodies)
+	require.Len(t, requests, 1)
+	seen := <-requests
+	require.Equal(t, "POST", seen.Method)
+	require.Equal(t, "/hook?x=1", seen.URL.RequestURI())
+	require.Equal(t, "Bearer t0ken", seen.Header.Get("Authorization"))
+	require.Equal(t, "crm", seen.Header.Get("X-Team"))
+	require.NotEmpty(t, seen.Header.Get("Webhook-Signature"))
 
 	// A new origin serves only after it has passed.
 	other := endpoint(t, obliging)
@@ -303,11 +309,13 @@ func TestVerification(t *testing.T) {
 }
 
 func TestVerificationsForAdminsOnly(t *testing.T) {
-	var samples [][]byte
+	samples := make(chan []byte, 10)
 	url := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
-		raw := make([]byte, r.ContentLength)
-		_, _ = r.Body.Read(raw)
-		samples = append(samples, raw)
+		raw, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Errorf("the sample: %v", err)
+		}
+		samples <- raw
 		w.WriteHeader(http.StatusNoContent)
 	})
 	h := start(t, func(c *Config, _ *Deps) { c.Auth = "keys" })
@@ -331,30 +339,31 @@ func TestVerificationsForAdminsOnly(t *testing.T) {
 	}
 	require.Len(t, samples, 1, "manual sends nothing")
 	var sample struct{ Type string }
-	require.NoError(t, json.Unmarshal(samples[0], &sample))
+	require.NoError(t, json.Unmarshal(<-samples, &sample))
 	require.Equal(t, "call.ended", sample.Type)
 }
 
 // An endpoint that changes the subscription while it is asked does not get the old URL verified.
 func TestAChangeDuringVerification(t *testing.T) {
 	h := start(t)
-	var id string
+	ids := make(chan string, 1)
 	url := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
-		h.do("PATCH", "/v1/subscriptions/"+id, `{"url":"https://elsewhere.example"}`).is(200)
+		h.do("PATCH", "/v1/subscriptions/"+<-ids, `{"url":"https://elsewhere.example"}`)
 		obliging(w, r)
 	})
-	id = h.create(`{"url":"` + url + `","events":["*"]}`).str("id")
+	id := h.create(`{"url":"` + url + `","events":["*"]}`).str("id")
+	ids <- id
 	h.do("POST", "/v1/subscriptions/"+id+"/verify", "").problem(http.StatusConflict)
 	require.Equal(t, "pending", h.do("GET", "/v1/subscriptions/"+id, "").str("state"))
 }
 
 func TestPrivateAddressesAreNotAsked(t *testing.T) {
-	asked := false
-	url := endpoint(t, func(http.ResponseWriter, *http.Request) { asked = true })
+	var asked atomic.Bool
+	url := endpoint(t, func(http.ResponseWriter, *http.Request) { asked.Store(true) })
 	h := start(t, func(c *Config, _ *Deps) { c.Egress.AllowPrivate = false })
 	id := h.create(`{"url":"` + url + `","events":["*"]}`).str("id")
 	h.do("POST", "/v1/subscriptions/"+id+"/verify", "").problem(422)
-	require.False(t, asked)
+	require.False(t, asked.Load())
 }
 
 // No secret leaves through an answer, the log, the feed or the audit.
@@ -363,7 +372,7 @@ func TestSecretsStayInside(t *testing.T) {
 	url := endpoint(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) })
 	h := start(t)
 	var shown strings.Builder
-	note := func(a answer) answer { shown.Write(a.body); fmt.Fprint(&shown, a.header); return a }
+	note := func(a answer) { shown.Write(a.body); fmt.Fprint(&shown, a.header) }
 	made := h.create(`{"url":"` + url + `","events":["*"],"auth":{"type":"bearer","token":"` + planted + `"}}`)
 	signing := strings.TrimPrefix(made.str("secret"), subscription.SigningPrefix)
 	require.NotContains(t, string(made.body), planted)
@@ -411,14 +420,20 @@ func TestKafkaIsAway(t *testing.T) {
 
 // A change that is on the feed but not applied by the filter and dispatcher in time is a 202, too.
 func TestInForceIsWhereItMatters(t *testing.T) {
-	var offsets []int64
-	var late error
+	offsets := make(chan int64, 10)
+	var late atomic.Bool
 	h := start(t, func(_ *Config, d *Deps) {
-		d.InForce = func(_ context.Context, offset int64) error { offsets = append(offsets, offset); return late }
+		d.InForce = func(_ context.Context, offset int64) error {
+			offsets <- offset
+			if late.Load() {
+				return context.DeadlineExceeded
+			}
+			return nil
+		}
 	})
 	h.create(`{"url":"https://x.example","events":["*"]}`)
-	require.Equal(t, []int64{1}, offsets, "everything below it")
-	late = context.DeadlineExceeded
+	require.EqualValues(t, 1, <-offsets, "everything below it")
+	late.Store(true)
 	h.do("POST", "/v1/subscriptions", `{"url":"https://x.example","events":["*"]}`).is(http.StatusAccepted)
 }
 

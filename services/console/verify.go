@@ -98,7 +98,7 @@ func (a *apiSet) failedHandshake(ctx context.Context, sub *subscription.Subscrip
 	}
 	prob := problem.New(http.StatusUnprocessableEntity, "the endpoint did not pass verification", problem.Fault{Pointer: member, Detail: failed.detail})
 	if failed.status != 0 {
-		prob.With("http_status", failed.status)
+		prob = prob.With("http_status", failed.status)
 	}
 	return apiError{prob}
 }

@@ -58,7 +58,7 @@ func (s *Store) Lead(ctx context.Context) (context.Context, func(), error) {
 			<-done
 			// Closing the session, rather than returning it to the pool, is what surely ends the lock.
 			_ = conn.Raw(func(any) error { return errBadConn })
-			conn.Close()
+			_ = conn.Close()
 		}, nil
 	}
 }
@@ -73,8 +73,7 @@ func (s *Store) tryAdvisory(ctx context.Context) (*sql.Conn, error) {
 	}
 	var got bool
 	if err := conn.QueryRowContext(ctx, `SELECT pg_try_advisory_lock($1)`, int64(relayLock)).Scan(&got); err != nil {
-		conn.Close()
-		return nil, err
+		return nil, errors.Join(err, conn.Close())
 	}
 	if !got {
 		return nil, conn.Close()

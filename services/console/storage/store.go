@@ -71,7 +71,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	case strings.HasPrefix(cfg.URL, "sqlite:"):
 		err = s.openSQLite(strings.TrimPrefix(strings.TrimPrefix(cfg.URL, "sqlite:"), "//"))
 	default:
-		return nil, errors.New("the database URL must start with postgres:// or sqlite:")
+		return nil, errors.New("the database URL starts with neither postgres:// nor sqlite: as it should")
 	}
 	if err == nil {
 		err = s.migrate(ctx)
