@@ -59,7 +59,7 @@ func newHandler(s *Service) http.Handler {
 }
 
 // openAPI writes the document, with the paths of other handlers in this process.
-func openAPI(doc *huma.OpenAPI, extra []byte, log *zap.Logger) []byte {
+func openAPI(doc *huma.OpenAPI, extra map[string][]byte, log *zap.Logger) []byte {
 	raw, err := json.Marshal(doc)
 	if err != nil {
 		log.Error("the OpenAPI document can't be written", zap.Error(err))
@@ -68,23 +68,26 @@ func openAPI(doc *huma.OpenAPI, extra []byte, log *zap.Logger) []byte {
 	if len(extra) == 0 {
 		return raw
 	}
-	var all, more map[string]any
-	err = json.Unmarshal(raw, &all)
+	var all, paths map[string]json.RawMessage
+	if err = json.Unmarshal(raw, &all); err == nil {
+		err = json.Unmarshal(all["paths"], &paths)
+	}
+	for path, item := range extra {
+		if err == nil {
+			paths[path] = item
+		}
+	}
+	var merged []byte
 	if err == nil {
-		err = json.Unmarshal(extra, &more)
+		if all["paths"], err = json.Marshal(paths); err == nil {
+			merged, err = json.Marshal(all)
+		}
 	}
 	if err != nil {
 		log.Error("further paths can't be added to the OpenAPI document", zap.Error(err))
 		return raw
 	}
-	paths, _ := all["paths"].(map[string]any)
-	for path, item := range more {
-		paths[path] = item
-	}
-	if merged, err := json.Marshal(all); err == nil {
-		return merged
-	}
-	return raw
+	return merged
 }
 
 // apiSet registers operations.

@@ -467,7 +467,7 @@ func TestSignals(t *testing.T) {
 }
 
 func TestTheCatalogueAndTheDocument(t *testing.T) {
-	h := start(t, func(_ *Config, d *Deps) { d.ExtraPaths = []byte(`{"/v1/events":{"post":{"summary":"Send events"}}}`) })
+	h := start(t, func(_ *Config, d *Deps) { d.ExtraPaths = map[string][]byte{"/v1/events": []byte(`{"post":{"summary":"Send events"}}`)} })
 	var types struct{ Items []struct{ Type string } }
 	require.NoError(t, json.Unmarshal(h.do("GET", "/v1/event-types", "").is(200).body, &types))
 	require.NotEmpty(t, types.Items)

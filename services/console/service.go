@@ -33,8 +33,8 @@ type Deps struct {
 	InForce func(ctx context.Context, offset int64) error
 	// KeysInForce is InForce for the feed of keys.
 	KeysInForce func(ctx context.Context, offset int64) error
-	// ExtraPaths are path items of other handlers in this process, as a JSON object by path; /openapi.json shows them.
-	ExtraPaths []byte
+	// ExtraPaths are path items of other handlers in this process, as JSON by path; /openapi.json shows them.
+	ExtraPaths map[string][]byte
 	// Now is the clock, time.Now when nil.
 	Now func() time.Time
 
