@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"sync"
 	"time"
 )
 
@@ -63,7 +64,11 @@ type Options struct {
 // proxies of the environment and never decompresses. It is safe for concurrent use.
 type Client struct {
 	transport *http.Transport
+	http1     *http1
 	allowHTTP bool
+
+	mu    sync.RWMutex
+	plain map[string]struct{} // https hosts that answered over HTTP/1.1
 }
 
 // NewClient returns a client. Its connections are closed by Close.
@@ -89,8 +94,14 @@ func NewClient(o Options) (*Client, error) {
 		d.resolver = net.DefaultResolver
 	}
 	perHost := int(orInt64(int64(o.MaxIdlePerHost), 4))
+	total := max(int(orInt64(int64(o.MaxIdle), 1024)), perHost)
 	return &Client{
 		allowHTTP: o.AllowHTTP,
+		plain:     map[string]struct{}{},
+		http1: &http1{
+			dial: d.DialContext, tls: tlsConfig, perHost: perHost, total: total,
+			maxHeader: orInt64(o.MaxHeaderBytes, 64<<10), idle: map[string][]*h1Conn{},
+		},
 		transport: &http.Transport{
 			// Proxy stays nil: the dialer does the tunnelling, and the environment has no say.
 			DialContext:            d.DialContext,
@@ -98,7 +109,7 @@ func NewClient(o Options) (*Client, error) {
 			TLSHandshakeTimeout:    10 * time.Second,
 			ForceAttemptHTTP2:      true,
 			DisableCompression:     true,
-			MaxIdleConns:           max(int(orInt64(int64(o.MaxIdle), 1024)), perHost),
+			MaxIdleConns:           total,
 			MaxIdleConnsPerHost:    perHost,
 			IdleConnTimeout:        90 * time.Second,
 			MaxResponseHeaderBytes: orInt64(o.MaxHeaderBytes, 64<<10),
@@ -160,7 +171,10 @@ func (c *Client) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // Close closes the idle connections.
-func (c *Client) Close() { c.transport.CloseIdleConnections() }
+func (c *Client) Close() {
+	c.transport.CloseIdleConnections()
+	c.http1.close()
+}
 
 // drainLimit is how much of an answer beyond what is kept is read so that the connection can be used again; a longer
 // answer costs its connection.

@@ -60,11 +60,12 @@ func newClient(t *testing.T, o egress.Options) *egress.Client {
 	return c
 }
 
-func get(t *testing.T, c *egress.Client, target string) (int, string, error) {
+// way sends a request and reads up to 1 KiB of the answer.
+type way func(ctx context.Context, t *testing.T, c *egress.Client, method, target, body string) (int, string, error)
+
+func throughRoundTrip(ctx context.Context, t *testing.T, c *egress.Client, method, target, body string) (int, string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
+	req, err := http.NewRequestWithContext(ctx, method, target, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,6 +78,36 @@ func get(t *testing.T, c *egress.Client, target string) (int, string, error) {
 	return resp.StatusCode, string(buf[:n]), err
 }
 
+func throughExchange(ctx context.Context, t *testing.T, c *egress.Client, method, target, body string) (int, string, error) {
+	t.Helper()
+	u, err := url.Parse(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	timeout := 10 * time.Second
+	if deadline, ok := ctx.Deadline(); ok {
+		timeout = time.Until(deadline)
+	}
+	a, err := c.Exchange(context.WithoutCancel(ctx), &egress.Request{Method: method, URL: u, Header: http.Header{}, Body: []byte(body)}, timeout, make([]byte, 1024))
+	if err == nil {
+		err = a.Err
+	}
+	return a.Status, string(a.Body), err
+}
+
+// bothWays runs a test through RoundTrip and through Exchange: they make the same promises.
+func bothWays(t *testing.T, test func(t *testing.T, send way)) {
+	t.Run("RoundTrip", func(t *testing.T) { test(t, throughRoundTrip) })
+	t.Run("Exchange", func(t *testing.T) { test(t, throughExchange) })
+}
+
+func (send way) get(t *testing.T, c *egress.Client, target string) (int, string, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	return send(ctx, t, c, http.MethodGet, target, "")
+}
+
 func portOf(t *testing.T, server *httptest.Server) string {
 	t.Helper()
 	u, err := url.Parse(server.URL)
@@ -87,6 +118,10 @@ func portOf(t *testing.T, server *httptest.Server) string {
 }
 
 func TestEveryAddressOfTheAnswerIsChecked(t *testing.T) {
+	bothWays(t, testEveryAddressOfTheAnswerIsChecked)
+}
+
+func testEveryAddressOfTheAnswerIsChecked(t *testing.T, send way) {
 	var hits atomic.Int32
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { hits.Add(1) }))
 	defer server.Close()
@@ -97,7 +132,7 @@ func TestEveryAddressOfTheAnswerIsChecked(t *testing.T) {
 	}}
 	c := newClient(t, egress.Options{Config: egress.Config{AllowHTTP: true}, Resolver: dns})
 	for _, host := range []string{"inside.example", "mixed.example", "mapped.example", "127.0.0.1", "[::1]", "[::ffff:7f00:1]", "169.254.169.254"} {
-		_, _, err := get(t, c, "http://"+host+":"+portOf(t, server)+"/")
+		_, _, err := send.get(t, c, "http://"+host+":"+portOf(t, server)+"/")
 		var blocked *egress.BlockedError
 		if egress.ClassOf(err) != egress.ClassBlocked || !errors.As(err, &blocked) {
 			t.Errorf("%s: got %v, want it blocked", host, err)
@@ -110,7 +145,9 @@ func TestEveryAddressOfTheAnswerIsChecked(t *testing.T) {
 
 // The resolver answers a public address first and a loopback address afterwards: a client that resolved again between the
 // check and the connection would reach the loopback server.
-func TestRebindingReachesNothing(t *testing.T) {
+func TestRebindingReachesNothing(t *testing.T) { bothWays(t, testRebindingReachesNothing) }
+
+func testRebindingReachesNothing(t *testing.T, send way) {
 	var hits atomic.Int32
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { hits.Add(1) }))
 	defer server.Close()
@@ -120,13 +157,13 @@ func TestRebindingReachesNothing(t *testing.T) {
 	}}
 	c := newClient(t, egress.Options{Config: egress.Config{AllowHTTP: true}, Resolver: dns, DialTimeout: 50 * time.Millisecond})
 	target := "http://rebind.example:" + portOf(t, server) + "/"
-	if _, _, err := get(t, c, target); err == nil {
+	if _, _, err := send.get(t, c, target); err == nil {
 		t.Fatal("the first request succeeded")
 	}
 	if dns.lookups != 1 {
 		t.Errorf("one connection made %d lookups: the address isn't pinned", dns.lookups)
 	}
-	if _, _, err := get(t, c, target); egress.ClassOf(err) != egress.ClassBlocked {
+	if _, _, err := send.get(t, c, target); egress.ClassOf(err) != egress.ClassBlocked {
 		t.Errorf("after the change of the name's address: %v, want it blocked", err)
 	}
 	if hits.Load() != 0 {
@@ -134,15 +171,17 @@ func TestRebindingReachesNothing(t *testing.T) {
 	}
 }
 
-func TestPlainHTTPOnlyWhereAllowed(t *testing.T) {
+func TestPlainHTTPOnlyWhereAllowed(t *testing.T) { bothWays(t, testPlainHTTPOnlyWhereAllowed) }
+
+func testPlainHTTPOnlyWhereAllowed(t *testing.T, send way) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") }))
 	defer server.Close()
 	closed := newClient(t, egress.Options{Config: egress.Config{AllowPrivate: true}})
-	if _, _, err := get(t, closed, server.URL); egress.ClassOf(err) != egress.ClassInvalid {
+	if _, _, err := send.get(t, closed, server.URL); egress.ClassOf(err) != egress.ClassInvalid {
 		t.Errorf("got %v, want invalid", err)
 	}
 	open := newClient(t, egress.Options{Config: egress.Config{AllowPrivate: true, AllowHTTP: true}})
-	if status, body, err := get(t, open, server.URL); status != 200 || body != "hello" || err != nil {
+	if status, body, err := send.get(t, open, server.URL); status != 200 || body != "hello" || err != nil {
 		t.Errorf("got %d %q %v", status, body, err)
 	}
 	for _, bad := range []string{"ftp://example.com/", "http://user:secret@example.com/", "http:///path"} {
@@ -156,7 +195,9 @@ func TestPlainHTTPOnlyWhereAllowed(t *testing.T) {
 	}
 }
 
-func TestRedirectsAreAnswers(t *testing.T) {
+func TestRedirectsAreAnswers(t *testing.T) { bothWays(t, testRedirectsAreAnswers) }
+
+func testRedirectsAreAnswers(t *testing.T, send way) {
 	var hits atomic.Int32
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		hits.Add(1)
@@ -164,12 +205,14 @@ func TestRedirectsAreAnswers(t *testing.T) {
 	}))
 	defer server.Close()
 	c := newClient(t, egress.Options{Config: egress.Config{AllowPrivate: true, AllowHTTP: true}})
-	if status, _, err := get(t, c, server.URL); status != http.StatusFound || err != nil || hits.Load() != 1 {
+	if status, _, err := send.get(t, c, server.URL); status != http.StatusFound || err != nil || hits.Load() != 1 {
 		t.Errorf("got %d %v after %d requests", status, err, hits.Load())
 	}
 }
 
-func TestTLS(t *testing.T) {
+func TestTLS(t *testing.T) { bothWays(t, testTLS) }
+
+func testTLS(t *testing.T, send way) {
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, r.TLS.ServerName)
 	}))
@@ -180,14 +223,14 @@ func TestTLS(t *testing.T) {
 	private := egress.Config{AllowPrivate: true}
 
 	trusting := newClient(t, egress.Options{Config: private, Resolver: dns, TLS: &tls.Config{RootCAs: roots}})
-	if status, body, err := get(t, trusting, "https://example.com:"+portOf(t, server)); status != 200 || body != "example.com" || err != nil {
+	if status, body, err := send.get(t, trusting, "https://example.com:"+portOf(t, server)); status != 200 || body != "example.com" || err != nil {
 		t.Errorf("got %d %q %v", status, body, err)
 	}
-	if _, _, err := get(t, trusting, "https://other.test:"+portOf(t, server)); egress.ClassOf(err) != egress.ClassTLS {
+	if _, _, err := send.get(t, trusting, "https://other.test:"+portOf(t, server)); egress.ClassOf(err) != egress.ClassTLS {
 		t.Errorf("a certificate for another name: got %v, want tls", err)
 	}
 	wary := newClient(t, egress.Options{Config: private, Resolver: dns})
-	if _, _, err := get(t, wary, "https://example.com:"+portOf(t, server)); egress.ClassOf(err) != egress.ClassTLS {
+	if _, _, err := send.get(t, wary, "https://example.com:"+portOf(t, server)); egress.ClassOf(err) != egress.ClassTLS {
 		t.Errorf("an unknown authority: got %v, want tls", err)
 	}
 
@@ -198,7 +241,7 @@ func TestTLS(t *testing.T) {
 	oldRoots := x509.NewCertPool()
 	oldRoots.AddCert(old.Certificate())
 	modern := newClient(t, egress.Options{Config: private, Resolver: dns, TLS: &tls.Config{RootCAs: oldRoots, MinVersion: tls.VersionTLS10}}) //nolint:gosec // raised by the client
-	if _, _, err := get(t, modern, "https://example.com:"+portOf(t, old)); egress.ClassOf(err) != egress.ClassTLS {
+	if _, _, err := send.get(t, modern, "https://example.com:"+portOf(t, old)); egress.ClassOf(err) != egress.ClassTLS {
 		t.Errorf("TLS 1.1: got %v, want tls", err)
 	}
 }
@@ -237,6 +280,10 @@ func proxy(t *testing.T, asked chan<- *http.Request, answer int) string {
 }
 
 func TestProxyIsAskedForTheCheckedAddress(t *testing.T) {
+	bothWays(t, testProxyIsAskedForTheCheckedAddress)
+}
+
+func testProxyIsAskedForTheCheckedAddress(t *testing.T, send way) {
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, r.TLS.ServerName)
 	}))
@@ -248,7 +295,7 @@ func TestProxyIsAskedForTheCheckedAddress(t *testing.T) {
 	dns := &names{answers: map[string][][]netip.Addr{"example.com": {addrs("127.0.0.1")}, "inside.test": {addrs("10.0.0.1")}}}
 
 	c := newClient(t, egress.Options{Config: egress.Config{AllowPrivate: true, Proxy: through}, Resolver: dns, TLS: &tls.Config{RootCAs: roots}})
-	status, body, err := get(t, c, "https://example.com:"+portOf(t, server))
+	status, body, err := send.get(t, c, "https://example.com:"+portOf(t, server))
 	if status != 200 || body != "example.com" || err != nil {
 		t.Fatalf("got %d %q %v", status, body, err)
 	}
@@ -261,12 +308,12 @@ func TestProxyIsAskedForTheCheckedAddress(t *testing.T) {
 	}
 
 	guarded := newClient(t, egress.Options{Config: egress.Config{Proxy: through}, Resolver: dns})
-	if _, _, err := get(t, guarded, "https://inside.test/"); egress.ClassOf(err) != egress.ClassBlocked || len(asked) != 0 {
+	if _, _, err := send.get(t, guarded, "https://inside.test/"); egress.ClassOf(err) != egress.ClassBlocked || len(asked) != 0 {
 		t.Errorf("got %v and %d requests to the proxy, want it blocked before", err, len(asked))
 	}
 
 	refusing := newClient(t, egress.Options{Config: egress.Config{AllowPrivate: true, Proxy: proxy(t, asked, http.StatusForbidden)}, Resolver: dns})
-	if _, _, err := get(t, refusing, "https://example.com/"); egress.ClassOf(err) != egress.ClassProxy {
+	if _, _, err := send.get(t, refusing, "https://example.com/"); egress.ClassOf(err) != egress.ClassProxy {
 		t.Errorf("got %v, want proxy", err)
 	}
 	for _, bad := range []string{"socks5://127.0.0.1:1", "://", "http://"} {
@@ -276,14 +323,16 @@ func TestProxyIsAskedForTheCheckedAddress(t *testing.T) {
 	}
 }
 
-func TestEnvironmentProxyIsIgnored(t *testing.T) {
+func TestEnvironmentProxyIsIgnored(t *testing.T) { bothWays(t, testEnvironmentProxyIsIgnored) }
+
+func testEnvironmentProxyIsIgnored(t *testing.T, send way) {
 	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
 	t.Setenv("http_proxy", "http://127.0.0.1:1")
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	defer server.Close()
 	dns := &names{answers: map[string][][]netip.Addr{"example.com": {addrs("127.0.0.1")}}}
 	c := newClient(t, egress.Options{Config: egress.Config{AllowPrivate: true, AllowHTTP: true}, Resolver: dns})
-	if status, _, err := get(t, c, "http://example.com:"+portOf(t, server)); status != 200 || err != nil {
+	if status, _, err := send.get(t, c, "http://example.com:"+portOf(t, server)); status != 200 || err != nil {
 		t.Errorf("got %d %v", status, err)
 	}
 }
@@ -314,7 +363,9 @@ func raw(t *testing.T, answer func(net.Conn)) string {
 	return "http://" + l.Addr().String()
 }
 
-func TestErrorClasses(t *testing.T) {
+func TestErrorClasses(t *testing.T) { bothWays(t, testErrorClasses) }
+
+func testErrorClasses(t *testing.T, send way) {
 	hang := make(chan struct{})
 	t.Cleanup(func() { close(hang) })
 	var lc net.ListenConfig
@@ -352,34 +403,36 @@ func TestErrorClasses(t *testing.T) {
 				ctx, cancel = context.WithTimeout(ctx, 20*time.Millisecond)
 				defer cancel()
 			}
-			req, err := http.NewRequestWithContext(ctx, http.MethodPost, test.url, strings.NewReader("{}"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			resp, err := c.RoundTrip(req)
-			if err == nil {
-				_, _, err = egress.ReadBody(resp, make([]byte, 16))
-			}
+			_, _, err := send(ctx, t, c, http.MethodPost, test.url, "{}")
 			var typed *egress.Error
 			if egress.ClassOf(err) != test.want || !errors.As(err, &typed) {
 				t.Errorf("got %v of class %q, want %q", err, egress.ClassOf(err), test.want)
 			}
 		})
 	}
-	t.Run("canceled", func(t *testing.T) {
+}
+
+func TestCancelEndsARequest(t *testing.T) {
+	hang := make(chan struct{})
+	t.Cleanup(func() { close(hang) })
+	c := newClient(t, egress.Options{Config: egress.Config{AllowPrivate: true, AllowHTTP: true}})
+	for _, exchange := range []bool{false, true} {
 		ctx, cancel := context.WithCancel(t.Context())
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, raw(t, func(net.Conn) { cancel(); <-hang }), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp, err := c.RoundTrip(req)
-		if err == nil {
-			_ = resp.Body.Close()
+		target := raw(t, func(net.Conn) { cancel(); <-hang })
+		var err error
+		if exchange {
+			u, parseErr := url.Parse(target)
+			if parseErr != nil {
+				t.Fatal(parseErr)
+			}
+			_, err = c.Exchange(ctx, &egress.Request{Method: http.MethodPost, URL: u}, time.Minute, nil)
+		} else {
+			_, _, err = throughRoundTrip(ctx, t, c, http.MethodGet, target, "")
 		}
 		if egress.ClassOf(err) != egress.ClassCanceled {
 			t.Errorf("got %v, want canceled", err)
 		}
-	})
+	}
 }
 
 func TestReadBodyKeepsTheLimitAndTheConnection(t *testing.T) {

@@ -27,7 +27,7 @@ const (
 	reasonPoison    = "poison"    // the record does not decode
 	reasonTooLarge  = "payload_too_large"
 	reasonUnknown   = "unknown_subscription"
-	reasonUnsent    = "unsendable" // its secrets could not be opened for a week
+	reasonUnsent    = "unsendable" // its secrets could not be opened for a day
 
 	reasonExpired  = "expired"
 	reasonPaused   = "paused"

@@ -118,7 +118,7 @@ func TestLimitFollowsWhatTheEndpointTakes(t *testing.T) {
 		took time.Duration
 		want int
 	}{
-		{0, 4096}, {time.Millisecond, 4096}, {10 * time.Millisecond, 4096}, {100 * time.Millisecond, 640}, {time.Second, 64}, {10 * time.Second, 32},
+		{0, 4096}, {time.Millisecond, 4096}, {50 * time.Millisecond, 4096}, {100 * time.Millisecond, 3200}, {time.Second, 320}, {10 * time.Second, 32}, {30 * time.Second, 32},
 	} {
 		sh := &shard{max: 32, took: test.took, lastDone: now}
 		if got := sh.limit(4096, now); got != test.want {

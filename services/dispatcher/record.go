@@ -117,4 +117,6 @@ func exhaustedEvent(d *event.Delivery, dead *event.DeadLetter, now time.Time) (*
 
 // ownEvent says whether a delivery is of one of callstream's own events. Nothing that becomes of it makes another
 // event, else an endpoint that fails would feed itself for ever.
-func ownEvent(d *event.Delivery) bool { return d.EventTopic == topic.OwnEvents }
+func ownEvent(d *event.Delivery) bool {
+	return d.EventTopic == topic.OwnEvents || event.TopicOf(d.EventType) == topic.OwnEvents
+}

@@ -1,10 +1,8 @@
 package dispatcher
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -68,14 +66,10 @@ func newTarget(c *subscription.Compiled, box *secret.Box, userAgent string) (*ta
 type request struct {
 	header http.Header
 	signer *signer
-	body   body
+	out    egress.Request
 
 	id, timestamp, signature, attempt, eventID, traceparent, contentType []string
 }
-
-type body struct{ bytes.Reader }
-
-func (*body) Close() error { return nil }
 
 func newRequest(custom map[string]string, credentials subscription.Credentials, userAgent string) *request {
 	q := &request{header: make(http.Header, 12+len(custom)), signer: newSigner(credentials.Signing)}
@@ -123,43 +117,25 @@ func (q *request) fill(d *event.Delivery, attempt int, traceparent string, now t
 	}
 }
 
-// httpRequest returns the request as net/http wants it.
-func (q *request) httpRequest(ctx context.Context, t *target, d *event.Delivery) *http.Request {
-	u := t.url
+// request returns what is sent.
+func (q *request) request(t *target, d *event.Delivery) *egress.Request {
+	q.out.URL, q.out.Method, q.out.Header, q.out.Body = t.url, d.Method, q.header, d.Body
+	if d.Method == "" {
+		q.out.Method = http.MethodPost
+	}
 	if d.Query != "" {
-		with := *u
+		with := *t.url
 		if with.RawQuery != "" {
 			with.RawQuery += "&"
 		}
 		with.RawQuery += d.Query
-		u = &with
+		q.out.URL = &with
 	}
-	method := d.Method
-	if method == "" {
-		method = http.MethodPost
-	}
-	r := &http.Request{
-		Method: method, URL: u, Host: u.Host, Header: q.header,
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-	}
-	if len(d.Body) > 0 {
-		q.body.Reset(d.Body)
-		payload := d.Body
-		r.Body = &q.body
-		r.ContentLength = int64(len(payload))
-		// A kept connection that the endpoint has closed meanwhile is replaced by the transport, which then needs the
-		// body again, while the failed write may still be reading the first one.
-		r.GetBody = func() (io.ReadCloser, error) {
-			again := &body{}
-			again.Reset(payload)
-			return again, nil
-		}
-	}
-	return r.WithContext(ctx)
+	return &q.out
 }
 
-// reusable says whether the request's parts may serve again: nothing of net/http may still be reading them, which only a
-// complete answer proves.
+// reusable says whether the request's parts may serve again after an answer has come: not where the delivery brought headers
+// of its own.
 func (q *request) reusable(d *event.Delivery) bool { return len(d.Headers) == 0 }
 
 // masked writes the headers as they may be recorded.
@@ -205,29 +181,22 @@ func recorded(dst map[string]string, h http.Header) {
 // answer is what came back of a request.
 type answer struct {
 	result
-	header    http.Header
-	body      []byte // in the worker's buffer
-	truncated bool
-	started   time.Time
-	firstByte time.Duration
-	took      time.Duration
+	egress.Answer
+	started time.Time
+	took    time.Duration
 }
 
 // send makes one request within the target's timeout and reads its answer into buf.
 func (t *target) send(ctx context.Context, client *egress.Client, d *event.Delivery, q *request, buf []byte) answer {
-	ctx, cancel := context.WithTimeout(ctx, t.timeout)
-	defer cancel()
 	a := answer{started: time.Now()}
-	resp, err := client.RoundTrip(q.httpRequest(ctx, t, d))
-	a.firstByte = time.Since(a.started)
+	got, err := client.Exchange(ctx, q.request(t, d), t.timeout, buf)
+	a.took = time.Since(a.started)
 	if err != nil {
-		a.err, a.took = err, a.firstByte
+		a.err = err
 		return a
 	}
-	n, truncated, err := egress.ReadBody(resp, buf)
-	a.took = time.Since(a.started)
-	a.status, a.header, a.body, a.truncated, a.err = resp.StatusCode, resp.Header, buf[:n], truncated, err
-	if value := resp.Header.Get("Retry-After"); value != "" {
+	a.Answer, a.status, a.err = got, got.Status, got.Err
+	if value := got.Header.Get("Retry-After"); value != "" {
 		a.retryAfter = parseRetryAfter(value, a.started.Add(a.took))
 	}
 	return a

@@ -20,7 +20,10 @@ import (
 
 // givenUpAfter is how long a delivery that cannot be sent for a reason of our own (its subscription was never read, its
 // secrets don't open) goes round before it is dead.
-const givenUpAfter = 24 * time.Hour
+const (
+	givenUpAfter = 24 * time.Hour
+	givenUpTurns = 300 // about as long, for a record that doesn't say when its event was accepted
+)
 
 // worker sends one delivery at a time, with buffers that it uses again.
 type worker struct {
@@ -206,22 +209,22 @@ func (w *worker) send(ctx context.Context, j *job, t *target) {
 	s.attemptRecord(&w.attempt, d, j.task.Record, n, v)
 	rec := &w.attempt
 	rec.SubscriptionVersion = t.compiled.Version
-	rec.StartedAt, rec.DurationMicros, rec.FirstByteMicros = a.started, a.took.Microseconds(), a.firstByte.Microseconds()
+	rec.StartedAt, rec.DurationMicros, rec.FirstByteMicros = a.started, a.took.Microseconds(), a.FirstByte.Microseconds()
+	rec.ConnectMicros = a.Connect.Microseconds()
 	rec.Method, rec.URL, rec.Traceparent = d.Method, t.urlText, traceparent
 	if rec.Method == "" {
 		rec.Method = "POST"
 	}
 	t.masked(rec.RequestHeaders, q.header)
 	if a.status != 0 {
-		rec.HTTPStatus, rec.ResponseBody, rec.ResponseTruncated = a.status, a.body, a.truncated
-		recorded(rec.ResponseHeaders, a.header)
+		rec.HTTPStatus, rec.ResponseBody, rec.ResponseTruncated = a.status, a.Body, a.Truncated
+		recorded(rec.ResponseHeaders, a.Header)
 	}
 	rec.ErrorClass = a.errorClass()
 	if a.err != nil {
 		rec.Error = a.err.Error()
 	}
-	if a.err == nil && q.reusable(d) {
-		// A complete answer has come, so net/http is done with the request's parts.
+	if a.status != 0 && q.reusable(d) {
 		t.requests.Put(q)
 	}
 
@@ -301,7 +304,7 @@ func (w *worker) skip(j *job, reason string) {
 // unsendable parks a delivery that can't be sent for a reason of ours, and gives it up after a day.
 func (s *Service) unsendable(j *job, d *event.Delivery, cause error) {
 	now := time.Now()
-	if d.AcceptedAt.IsZero() || now.Sub(d.AcceptedAt) < givenUpAfter {
+	if j.parked < givenUpTurns && (d.AcceptedAt.IsZero() || now.Sub(d.AcceptedAt) < givenUpAfter) {
 		s.failures.Warn("a delivery can't be sent now", zap.String("delivery", d.ID), zap.String("subscription", d.SubscriptionID), zap.Error(cause))
 		s.park(j, now)
 		return

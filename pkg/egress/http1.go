@@ -1,0 +1,339 @@
+package egress
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// http1 sends requests over HTTP/1.1 without net/http's Transport, which gives every connection two goroutines of its own
+// and passes each request and answer between three: about half of the CPU of a small POST. Here the caller's goroutine
+// writes and reads by itself, and a deadline on the connection replaces the contexts and timers. Answers are parsed by
+// net/http's own http.ReadResponse.
+type http1 struct {
+	dial      func(ctx context.Context, network, address string) (net.Conn, error)
+	tls       *tls.Config
+	perHost   int
+	total     int
+	maxHeader int64
+
+	mu     sync.Mutex
+	idle   map[string][]*h1Conn // by origin, the one used last at the end
+	count  int
+	reaper *time.Timer
+	closed bool
+}
+
+const (
+	idleTimeout = 90 * time.Second
+	// checkAfter is how long a connection may have been idle and still be used without looking whether the other side has
+	// closed it.
+	checkAfter = 100 * time.Millisecond
+)
+
+var (
+	errHeaderTooLarge = errors.New("the answer's headers are too large")
+	errStale          = errors.New("the connection was closed while it was idle")
+)
+
+// h1Conn is a connection that serves one request at a time.
+type h1Conn struct {
+	net.Conn
+	origin    string
+	reader    *bufio.Reader
+	left      int64 // of what may be read before the end of the headers
+	out       []byte
+	asked     http.Request  // what ReadResponse needs to know of the request
+	connect   time.Duration // what opening it took
+	idleSince time.Time
+	reused    bool
+}
+
+// Read bounds what is read into the headers.
+func (c *h1Conn) Read(p []byte) (int, error) {
+	if c.left <= 0 {
+		return 0, errHeaderTooLarge
+	}
+	n, err := c.Conn.Read(p)
+	c.left -= int64(n)
+	return n, err
+}
+
+// exchange sends a request and reads its answer, all before the deadline.
+func (h *http1) exchange(ctx context.Context, r *Request, deadline time.Time, buf []byte) (Answer, error) {
+	origin := r.URL.Scheme + "://" + r.URL.Host
+	start := time.Now()
+	for {
+		conn, err := h.get(ctx, r, origin, deadline)
+		if err != nil {
+			return Answer{}, err
+		}
+		sent, connect := time.Now(), conn.connect
+		if conn.reused {
+			connect = 0
+		}
+		a, keep, err := conn.exchange(ctx, r, deadline, h.maxHeader, buf)
+		if keep {
+			h.put(conn)
+		} else {
+			_ = conn.Close()
+		}
+		if errors.Is(err, errStale) && ctx.Err() == nil {
+			// Not a byte of the answer came and the request could not be written whole, so the endpoint cannot have
+			// taken it: what was closed is the idle connection, and another one is no second attempt.
+			continue
+		}
+		if a.Status != 0 {
+			a.FirstByte += sent.Sub(start) // so that it counts from the same moment as with net/http
+		}
+		a.Connect = connect
+		return a, err
+	}
+}
+
+// get returns an idle connection, or a new one.
+func (h *http1) get(ctx context.Context, r *Request, origin string, deadline time.Time) (*h1Conn, error) {
+	now := time.Now()
+	for {
+		h.mu.Lock()
+		list := h.idle[origin]
+		if len(list) == 0 {
+			h.mu.Unlock()
+			break
+		}
+		conn := list[len(list)-1]
+		list[len(list)-1] = nil
+		h.idle[origin] = list[:len(list)-1]
+		h.count--
+		h.mu.Unlock()
+		idle := now.Sub(conn.idleSince)
+		if idle < checkAfter || idle < idleTimeout && stillOpen(conn.Conn) {
+			conn.reused = true
+			return conn, nil
+		}
+		_ = conn.Close()
+	}
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	port := r.URL.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[r.URL.Scheme]
+	}
+	raw, err := h.dial(ctx, "tcp", net.JoinHostPort(r.URL.Hostname(), port))
+	if err != nil {
+		return nil, err
+	}
+	if r.URL.Scheme == "https" {
+		cfg := h.tls.Clone()
+		cfg.ServerName = r.URL.Hostname()
+		cfg.NextProtos = []string{"http/1.1"}
+		secure := tls.Client(raw, cfg)
+		if err := secure.HandshakeContext(ctx); err != nil {
+			_ = raw.Close()
+			return nil, &Error{classify(err), "connect", err}
+		}
+		raw = secure
+	}
+	conn := &h1Conn{Conn: raw, origin: origin, connect: time.Since(now)}
+	conn.reader = bufio.NewReaderSize(conn, 4<<10)
+	return conn, nil
+}
+
+// exchange sends the request and reads the answer; keep says that the connection is good for another one.
+func (c *h1Conn) exchange(ctx context.Context, r *Request, deadline time.Time, maxHeader int64, buf []byte) (a Answer, keep bool, err error) {
+	start := time.Now()
+	if err := c.SetDeadline(deadline); err != nil {
+		return a, false, &Error{classify(err), "request", err}
+	}
+	// A deadline in the past ends the write or read below when the caller gives up.
+	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
+	defer func() {
+		if !stop() {
+			keep = false
+			if err == nil && a.Err == nil {
+				return // the answer was complete before
+			}
+		}
+		if ctx.Err() != nil && err != nil {
+			err = &Error{classify(ctx.Err()), "request", ctx.Err()}
+		}
+	}()
+	if c.out, err = r.append(c.out[:0]); err != nil {
+		return a, true, &Error{ClassInvalid, "request", err}
+	}
+	_, writeErr := c.Write(c.out)
+	if cap(c.out) > 64<<10 {
+		c.out = nil // a rare large body must not stay with every connection
+	}
+	if writeErr != nil && errors.Is(writeErr, errDeadline) {
+		return a, false, &Error{ClassTimeout, "request", writeErr}
+	}
+	// An endpoint may answer before it has read everything and close; so look for an answer also after a failed write.
+	c.left = maxHeader
+	c.asked.Method = r.Method
+	var resp *http.Response
+	for {
+		if _, err := c.reader.Peek(1); err != nil && resp == nil {
+			if writeErr != nil && c.reused {
+				return a, false, errStale
+			}
+			return a, false, &Error{classify(err), "request", err}
+		}
+		resp, err = http.ReadResponse(c.reader, &c.asked)
+		if err != nil {
+			return a, false, &Error{classify(err), "request", err}
+		}
+		if resp.StatusCode >= 200 || resp.StatusCode == http.StatusSwitchingProtocols {
+			break
+		}
+	}
+	c.left = 1 << 62
+	a.Status, a.Header, a.FirstByte = resp.StatusCode, resp.Header, time.Since(start)
+	var whole bool
+	a.Body, a.Truncated, whole, err = readBody(resp, buf)
+	if err != nil {
+		// The status has come, so this is an answer.
+		a.Err, err = &Error{classify(err), "read", err}, nil
+		if ctx.Err() != nil {
+			a.Err = &Error{classify(ctx.Err()), "read", ctx.Err()}
+		}
+		return a, false, nil
+	}
+	keep = whole && writeErr == nil && !resp.Close && resp.StatusCode != http.StatusSwitchingProtocols && c.reader.Buffered() == 0
+	return a, keep, nil
+}
+
+// readBody reads up to len(buf) bytes of the body, and over drainLimit more; whole says that its end was reached.
+func readBody(resp *http.Response, buf []byte) (body []byte, truncated, whole bool, err error) {
+	if resp.Body == http.NoBody {
+		return buf[:0], false, true, nil
+	}
+	n := 0
+	for n < len(buf) {
+		m, err := resp.Body.Read(buf[n:])
+		n += m
+		if errors.Is(err, io.EOF) {
+			return buf[:n], false, true, nil
+		}
+		if err != nil {
+			return buf[:n], false, false, err
+		}
+	}
+	rest, err := io.CopyN(io.Discard, resp.Body, drainLimit)
+	if errors.Is(err, io.EOF) {
+		return buf[:n], rest > 0, true, nil
+	}
+	return buf[:n], rest > 0, false, err
+}
+
+// append writes the request as it goes over the wire.
+func (r *Request) append(b []byte) ([]byte, error) {
+	if !validToken(r.Method) {
+		return b, fmt.Errorf("the method %q is not one", r.Method)
+	}
+	b = append(append(append(b, r.Method...), ' '), r.URL.RequestURI()...)
+	b = append(append(append(b, " HTTP/1.1\r\nHost: "...), r.URL.Host...), "\r\n"...)
+	for name, values := range r.Header {
+		if !validToken(name) {
+			return b, fmt.Errorf("the header name %q is not one", name)
+		}
+		for _, value := range values {
+			if !validValue(value) {
+				return b, fmt.Errorf("the value of the header %s has characters that none can have", name)
+			}
+			b = append(append(append(append(b, name...), ": "...), value...), "\r\n"...)
+		}
+	}
+	if len(r.Body) > 0 || r.Method != http.MethodGet && r.Method != http.MethodHead {
+		b = append(b, "Content-Length: "...)
+		b = append(strconv.AppendInt(b, int64(len(r.Body)), 10), "\r\n"...)
+	}
+	b = append(b, "\r\n"...)
+	return append(b, r.Body...), nil
+}
+
+func validToken(s string) bool {
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
+		case c == '!', c == '#', c == '$', c == '%', c == '&', c == '\'', c == '*', c == '+', c == '-', c == '.', c == '^', c == '_', c == '`', c == '|', c == '~':
+		default:
+			return false
+		}
+	}
+	return s != ""
+}
+
+func validValue(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' && c != '\t' || c == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+// put keeps a connection for the next request to its origin.
+func (h *http1) put(c *h1Conn) {
+	c.idleSince = time.Now()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	list := h.idle[c.origin]
+	if h.closed || len(list) >= h.perHost || h.count >= h.total {
+		_ = c.Close()
+		return
+	}
+	h.idle[c.origin] = append(list, c)
+	h.count++
+	if h.reaper == nil {
+		h.reaper = time.AfterFunc(idleTimeout, h.reap)
+	}
+}
+
+// reap closes what has been idle for too long.
+func (h *http1) reap() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.reaper = nil
+	old := time.Now().Add(-idleTimeout)
+	for origin, list := range h.idle {
+		n := 0
+		for n < len(list) && list[n].idleSince.Before(old) {
+			_ = list[n].Close()
+			n++
+		}
+		h.count -= n
+		if n == len(list) {
+			delete(h.idle, origin)
+		} else if n > 0 {
+			h.idle[origin] = append([]*h1Conn(nil), list[n:]...)
+		}
+	}
+	if h.count > 0 && !h.closed {
+		h.reaper = time.AfterFunc(idleTimeout/3, h.reap)
+	}
+}
+
+func (h *http1) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.closed = true
+	if h.reaper != nil {
+		h.reaper.Stop()
+		h.reaper = nil
+	}
+	for _, list := range h.idle {
+		for _, c := range list {
+			_ = c.Close()
+		}
+	}
+	h.idle, h.count = nil, 0
+}
