@@ -9,8 +9,8 @@ import (
 	"github.com/callstream/callstream/pkg/problem"
 )
 
-// readOnly are the members that callstream sets.
-func readOnly() []string {
+// ReadOnly are the members that callstream sets.
+func ReadOnly() []string {
 	return []string{"id", "tenant", "state", "state_reason", "pending_url", "version", "created_at", "updated_at", "secret"}
 }
 
@@ -22,7 +22,7 @@ func Parse(raw []byte, rules Rules) (*Subscription, error) {
 		return nil, err
 	}
 	dec := &decoder{}
-	for _, name := range readOnly() {
+	for _, name := range ReadOnly() {
 		if v, given := object[name]; given {
 			if v != nil {
 				dec.fault(pointer("").member(name), "it is read-only")
@@ -57,7 +57,7 @@ func (s *Subscription) Patch(raw []byte, rules Rules) (*Subscription, error) {
 		return nil, err
 	}
 	dec := &decoder{}
-	for _, name := range readOnly() {
+	for _, name := range ReadOnly() {
 		if v, given := patch[name]; given {
 			if !reflect.DeepEqual(v, base[name]) {
 				dec.fault(pointer("").member(name), "it is read-only")

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"maps"
 	"mime"
 	"net/http"
 	"reflect"
@@ -122,7 +123,7 @@ type operation struct {
 	summary          string
 	scope            string // none: any caller
 	status           int
-	body             any // a value of the type that the body's schema is made of; nil for no body
+	body             *huma.Schema // nil for no body
 	bodyOptional     bool
 	mediaTypes       []string
 	errors           []int
@@ -177,16 +178,44 @@ func register[I, O any](a *apiSet, op operation, handle func(ctx context.Context
 	})
 	if op.body != nil {
 		// huma takes a raw body for required, and for bytes.
-		registry := a.api.OpenAPI().Components.Schemas
-		schema := registry.Schema(reflect.TypeOf(op.body), true, "")
 		declared.RequestBody.Required = !op.bodyOptional
 		for name := range declared.RequestBody.Content {
 			delete(declared.RequestBody.Content, name)
 		}
 		for _, mediaType := range op.mediaTypes {
-			declared.RequestBody.Content[mediaType] = &huma.MediaType{Schema: schema}
+			declared.RequestBody.Content[mediaType] = &huma.MediaType{Schema: op.body}
 		}
 	}
+}
+
+// schemaOf is the schema of a type, kept among the document's components.
+func schemaOf[T any](a *apiSet) *huma.Schema {
+	return a.api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[T](), true, "")
+}
+
+// nothing is the body of an action that takes none: absent, or an empty object.
+type nothing struct{}
+
+// subscriptionSchema describes what a caller may send of a subscription, under a name of its own: the members that
+// callstream sets are left out, and what has a default is not required.
+func subscriptionSchema(a *apiSet, name string, required ...string) *huma.Schema {
+	registry := a.api.OpenAPI().Components.Schemas
+	document := registry.SchemaFromRef(schemaOf[subscription.Subscription](a).Ref)
+	input := *document
+	input.Properties, input.Required = maps.Clone(document.Properties), required
+	for _, member := range subscription.ReadOnly() {
+		if property := document.Properties[member]; property != nil {
+			property.ReadOnly = true
+		}
+		delete(input.Properties, member)
+	}
+	for _, property := range input.Properties {
+		if part := registry.SchemaFromRef(property.Ref); part != nil {
+			part.Required = nil
+		}
+	}
+	registry.Map()[name] = &input
+	return &huma.Schema{Ref: "#/components/schemas/" + name}
 }
 
 func accepts(mediaTypes []string, contentType string, optional bool) bool {

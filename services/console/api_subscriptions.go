@@ -82,26 +82,26 @@ type noContent struct{ Status int }
 
 func (a *apiSet) registerSubscriptions() {
 	const path = "/v1/subscriptions"
-	document := subscription.Subscription{}
+	create, merge := subscriptionSchema(a, "NewSubscription", "url", "events"), subscriptionSchema(a, "SubscriptionPatch")
 	change := []int{http.StatusBadRequest, http.StatusNotFound, http.StatusPreconditionFailed, http.StatusUnprocessableEntity}
 	register(a, operation{id: "create-subscription", method: http.MethodPost, path: path, scope: auth.ScopeSubscriptionsWrite, status: http.StatusCreated,
-		summary: "Create a subscription", body: document,
+		summary: "Create a subscription", body: create,
 		errors: []int{http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity}}, a.create)
 	register(a, operation{id: "list-subscriptions", method: http.MethodGet, path: path, scope: auth.ScopeSubscriptionsRead,
 		summary: "List subscriptions, newest first", errors: []int{http.StatusUnprocessableEntity}}, a.list)
 	register(a, operation{id: "get-subscription", method: http.MethodGet, path: path + "/{id}", scope: auth.ScopeSubscriptionsRead,
 		summary: "Get a subscription", errors: []int{http.StatusNotFound}}, a.get)
 	register(a, operation{id: "patch-subscription", method: http.MethodPatch, path: path + "/{id}", scope: auth.ScopeSubscriptionsWrite, status: http.StatusOK,
-		summary: "Change a subscription by a JSON merge patch", body: document, mediaTypes: []string{"application/merge-patch+json", "application/json"},
+		summary: "Change a subscription by a JSON merge patch", body: merge, mediaTypes: []string{"application/merge-patch+json", "application/json"},
 		errors: append([]int{http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType}, change...)}, a.patch)
 	register(a, operation{id: "delete-subscription", method: http.MethodDelete, path: path + "/{id}", scope: auth.ScopeSubscriptionsWrite, status: http.StatusNoContent,
 		summary: "Delete a subscription", errors: change}, a.delete)
 	register(a, operation{id: "verify-subscription", method: http.MethodPost, path: path + "/{id}/verify", scope: auth.ScopeSubscriptionsWrite, status: http.StatusOK,
-		summary: "Run the verification handshake", body: struct{}{}, bodyOptional: true, errors: append([]int{http.StatusConflict}, change...)}, a.verify)
+		summary: "Run the verification handshake", body: schemaOf[nothing](a), bodyOptional: true, errors: append([]int{http.StatusConflict}, change...)}, a.verify)
 	register(a, operation{id: "activate-subscription", method: http.MethodPost, path: path + "/{id}/activate", scope: auth.ScopeSubscriptionsWrite, status: http.StatusOK,
-		summary: "Activate a paused or disabled subscription", body: activation{}, bodyOptional: true, errors: append([]int{http.StatusConflict}, change...)}, a.activate)
+		summary: "Activate a paused or disabled subscription", body: schemaOf[activation](a), bodyOptional: true, errors: append([]int{http.StatusConflict}, change...)}, a.activate)
 	register(a, operation{id: "pause-subscription", method: http.MethodPost, path: path + "/{id}/pause", scope: auth.ScopeSubscriptionsWrite, status: http.StatusOK,
-		summary: "Pause a subscription", body: struct{}{}, bodyOptional: true, errors: append([]int{http.StatusConflict}, change...)}, a.pause)
+		summary: "Pause a subscription", body: schemaOf[nothing](a), bodyOptional: true, errors: append([]int{http.StatusConflict}, change...)}, a.pause)
 }
 
 func (a *apiSet) create(ctx context.Context, store *storage.Store, p auth.Principal, in *createSubscription) (*newSubscription, error) {

@@ -467,7 +467,9 @@ func TestSignals(t *testing.T) {
 }
 
 func TestTheCatalogueAndTheDocument(t *testing.T) {
-	h := start(t, func(_ *Config, d *Deps) { d.ExtraPaths = map[string][]byte{"/v1/events": []byte(`{"post":{"summary":"Send events"}}`)} })
+	h := start(t, func(_ *Config, d *Deps) {
+		d.ExtraPaths = map[string][]byte{"/v1/events": []byte(`{"post":{"summary":"Send events"}}`)}
+	})
 	var types struct{ Items []struct{ Type string } }
 	require.NoError(t, json.Unmarshal(h.do("GET", "/v1/event-types", "").is(200).body, &types))
 	require.NotEmpty(t, types.Items)
@@ -489,4 +491,19 @@ func TestTheCatalogueAndTheDocument(t *testing.T) {
 		}
 	}
 	require.NotContains(t, string(raw), "octet-stream")
+	var parts struct {
+		Components struct {
+			Schemas map[string]struct {
+				Properties map[string]any
+				Required   []string
+			}
+		}
+	}
+	require.NoError(t, json.Unmarshal(raw, &parts))
+	require.NotContains(t, parts.Components.Schemas, "")
+	input := parts.Components.Schemas["NewSubscription"]
+	require.Equal(t, []string{"url", "events"}, input.Required)
+	require.Contains(t, input.Properties, "filter")
+	require.NotContains(t, input.Properties, "state")
+	require.Empty(t, parts.Components.Schemas["SubscriptionPatch"].Required)
 }

@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net/http"
 
 	"github.com/callstream/callstream/pkg/host"
@@ -14,11 +15,21 @@ import (
 	"github.com/callstream/callstream/services/console"
 )
 
-func main() {
-	var s struct {
-		Host    host.Standalone
-		Console console.Config
+type settings struct {
+	Host    host.Standalone
+	Console console.Config
+}
+
+// Validate asks for a key here, where none is made: one that only this process knew would seal secrets for nobody.
+func (s *settings) Validate() []string {
+	if _, err := secret.LoadKey(s.Console.EncryptionKey, s.Host.DataDir, false); errors.Is(err, secret.ErrNoKey) {
+		return []string{"CALLSTREAM_ENCRYPTION_KEY: " + err.Error()}
 	}
+	return nil
+}
+
+func main() {
+	var s settings
 	run.Main("console", func(ctx context.Context, args []string) error {
 		return host.Program{
 			Name: "console", Settings: &s, Standalone: &s.Host, HTTPAddr: "127.0.0.1:8090",
