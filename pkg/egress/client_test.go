@@ -73,6 +73,7 @@ func throughRoundTrip(ctx context.Context, t *testing.T, c *egress.Client, metho
 	if err != nil {
 		return 0, "", err
 	}
+	defer func() { _ = resp.Body.Close() }()
 	buf := make([]byte, 1024)
 	n, _, err := egress.ReadBody(resp, buf)
 	return resp.StatusCode, string(buf[:n]), err

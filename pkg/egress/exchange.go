@@ -61,6 +61,7 @@ func (c *Client) Exchange(ctx context.Context, r *Request, timeout time.Duration
 	if err != nil {
 		return Answer{}, err
 	}
+	defer func() { _ = resp.Body.Close() }()
 	a := Answer{Status: resp.StatusCode, Header: resp.Header, FirstByte: time.Since(start)}
 	n, truncated, err := ReadBody(resp, buf)
 	a.Body, a.Truncated, a.Err = buf[:n], truncated, err

@@ -15,7 +15,13 @@ import (
 	"github.com/callstream/callstream/pkg/hooktest"
 )
 
-func post(t *testing.T, url, id, body string, header map[string]string) (*http.Response, string, error) {
+// reply is what a test looks at of an answer, besides its body.
+type reply struct {
+	StatusCode int
+	Header     http.Header
+}
+
+func post(t *testing.T, url, id, body string, header map[string]string) (reply, string, error) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, bytes.NewReader([]byte(body)))
 	if err != nil {
@@ -27,11 +33,11 @@ func post(t *testing.T, url, id, body string, header map[string]string) (*http.R
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return nil, "", err
+		return reply{}, "", err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	b, err := io.ReadAll(resp.Body)
-	return resp, string(b), err
+	return reply{resp.StatusCode, resp.Header}, string(b), err
 }
 
 func TestAnswersAndAccounts(t *testing.T) {

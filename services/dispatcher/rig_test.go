@@ -184,12 +184,11 @@ func (r *rig) deliver(sub string, n int, change func(*event.Delivery)) []*event.
 	return all
 }
 
-// log is a topic read from its start.
+// topicLog is a topic read from its start.
 type topicLog struct {
-	t    testing.TB
-	mu   sync.Mutex
-	all  []*kgo.Record
-	seen int
+	t   testing.TB
+	mu  sync.Mutex
+	all []*kgo.Record
 }
 
 func (r *rig) read(name string) *topicLog {

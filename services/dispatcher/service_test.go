@@ -219,7 +219,7 @@ func TestGoneDisablesAtOnceAndAfterARestart(t *testing.T) {
 	if err := first.stop(); err != nil {
 		t.Fatal(err)
 	}
-	r.start()
+	second := r.start()
 	r.deliver("sub_1", 1, nil)
 	skipped := 0
 	for _, a := range decoded[event.Attempt](r, r.read(topic.Attempts), 3) {
@@ -232,7 +232,13 @@ func TestGoneDisablesAtOnceAndAfterARestart(t *testing.T) {
 	}
 	// A newer version is what counts from then on.
 	hook.SetAnswer(hooktest.Always(hooktest.Answer{}))
-	r.feed(subscribed(t, "sub_1", hook.URL(), func(s *subscription.Subscription) { s.Version = 3 }))
+	offset := r.feed(subscribed(t, "sub_1", hook.URL(), func(s *subscription.Subscription) { s.Version = 3 }))
+	if err := second.WaitApplied(patiently(t), offset); err != nil {
+		t.Fatal(err)
+	}
+	if c, ok := second.book.Get("sub_1"); !ok || c.Version != 3 {
+		t.Errorf("the feed is applied up to %d without version 3", offset)
+	}
 	r.deliver("sub_1", 1, func(d *event.Delivery) { d.SubscriptionVersion = 3 })
 	waitFor(t, hook, 2)
 	r.done()
