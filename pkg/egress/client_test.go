@@ -467,6 +467,7 @@ func TestReadBodyKeepsTheLimitAndTheConnection(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		defer func() { _ = resp.Body.Close() }()
 		if n, truncated, err := egress.ReadBody(resp, make([]byte, 8)); n != test.n || truncated != test.truncated || err != nil {
 			t.Errorf("%s: got %d %v %v", test.path, n, truncated, err)
 		}
