@@ -34,11 +34,11 @@ test: ## every unit and integration test, on the embedded broker; needs nothing 
 
 .PHONY: test-kafka
 test-kafka: ## the integration suite on a real Apache Kafka that it starts by itself, or the one CALLSTREAM_KAFKA_BROKERS names
-	CALLSTREAM_TEST_KAFKA=apache $(GO) run ./test/kafka $(GO) test $(TESTFLAGS) -count=1 -p 1 -timeout 30m ./pkg/kafka/... ./test/integration/...
+	CALLSTREAM_TEST_KAFKA=apache $(GO) run ./test/kafka $(GO) test $(TESTFLAGS) -count=1 -p 1 -timeout 30m ./pkg/kafka/... ./services/producer/... ./services/filter/... ./services/dispatcher/... ./test/integration/...
 
 .PHONY: test-postgres
 test-postgres: ## the storage tests on a real PostgreSQL that it starts by itself, or CALLSTREAM_TEST_DATABASE_URL
-	CALLSTREAM_TEST_POSTGRES=1 $(GO) test $(TESTFLAGS) -count=1 -timeout 15m ./services/console/...
+	cd services/console && $(GO) run ./storage/withpostgres $(GO) test $(TESTFLAGS) -count=1 -p 1 -timeout 15m ./...
 
 .PHONY: bench
 bench: ## the benchmarks, side by side with the bare loop

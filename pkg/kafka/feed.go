@@ -9,6 +9,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
 	"go.uber.org/zap"
 )
 
@@ -16,6 +18,10 @@ import (
 type FeedConfig struct {
 	Config
 	Log *zap.Logger
+	// Meter exports the applied offset as callstream.feed.applied.offset, so that whoever changed something can see where it
+	// is in force; nil exports nothing. Reader tells the feeds of one process apart.
+	Meter  metric.MeterProvider
+	Reader string
 	// Topic has one partition.
 	Topic string
 	// Apply is called for each record in order, by one goroutine. The record is its to keep.
@@ -56,8 +62,31 @@ func NewFeed(cfg FeedConfig) (*Feed, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a client for the feed %s: %w", cfg.Topic, err)
 	}
-	return &Feed{cfg: cfg, client: client, ready: make(chan struct{}), applied: -1, moved: make(chan struct{}),
-		waits: fmt.Errorf("the feed %s: waiting for Kafka at %s", cfg.Topic, cfg.Where())}, nil
+	f := &Feed{cfg: cfg, client: client, ready: make(chan struct{}), applied: -1, moved: make(chan struct{}),
+		waits: fmt.Errorf("the feed %s: waiting for Kafka at %s", cfg.Topic, cfg.Where())}
+	if err := f.export(); err != nil {
+		client.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// export registers the metric.
+func (f *Feed) export() error {
+	if f.cfg.Meter == nil {
+		return nil
+	}
+	attrs := metric.WithAttributes(attribute.String("topic", f.cfg.Topic), attribute.String("reader", f.cfg.Reader))
+	_, err := f.cfg.Meter.Meter("github.com/callstream/callstream/pkg/kafka").Int64ObservableGauge("callstream.feed.applied.offset",
+		metric.WithDescription("next offset of a feed to read: everything below it is in force in this process"),
+		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
+			o.Observe(f.Applied(), attrs)
+			return nil
+		}))
+	if err != nil {
+		return fmt.Errorf("make the metric of the feed %s: %w", f.cfg.Topic, err)
+	}
+	return nil
 }
 
 // Run reads until ctx ends, then closes the feed's client.

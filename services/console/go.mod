@@ -89,3 +89,6 @@ replace github.com/callstream/callstream/pkg => ../../pkg
 replace github.com/callstream/callstream/schemas => ../../schemas
 
 replace github.com/callstream/callstream/subscription => ../../subscription
+
+// Only a test of a dependency uses it, and the version that it names isn't on every module proxy.
+replace github.com/google/pprof => github.com/google/pprof v0.0.0-20250403155104-27863c87afa6

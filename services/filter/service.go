@@ -69,7 +69,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	if s.metrics, err = newMetrics(deps.Meter, topic.Events(), s.book.Len); err != nil {
 		return nil, err
 	}
-	if s.feed, err = kafka.NewFeed(kafka.FeedConfig{Config: cfg.Kafka, Log: s.log, Topic: topic.Subscriptions, Apply: s.apply}); err != nil {
+	if s.feed, err = kafka.NewFeed(kafka.FeedConfig{Config: cfg.Kafka, Log: s.log, Meter: deps.Meter, Reader: "filter", Topic: topic.Subscriptions, Apply: s.apply}); err != nil {
 		return nil, err
 	}
 	sizes := make(map[string]int)

@@ -110,7 +110,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		return key, ok, nil
 	}}
 	if !s.guard.Off {
-		s.feed, err = kafka.NewFeed(kafka.FeedConfig{Config: cfg.Kafka, Log: deps.Log, Topic: topic.Keys, Apply: s.applyKey})
+		s.feed, err = kafka.NewFeed(kafka.FeedConfig{Config: cfg.Kafka, Log: deps.Log, Meter: deps.Meter, Reader: "producer", Topic: topic.Keys, Apply: s.applyKey})
 		if err != nil {
 			producer.Close()
 			return nil, fmt.Errorf("producer: %w", err)
