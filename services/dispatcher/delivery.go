@@ -133,6 +133,9 @@ type move struct {
 	failed   time.Time // when it failed; zero keeps what is there
 }
 
+// roundedUp is a time in milliseconds that is not before it: an endpoint that said when to come back is not asked early.
+func roundedUp(t time.Time) int64 { return t.Add(time.Millisecond - time.Nanosecond).UnixMilli() }
+
 // moved returns the record that carries the delivery on: the same key and value bytes, and headers that say when and
 // how often. Partition p stays p, because p of every topic has one owner.
 func (d *delivery) moved(m move, now time.Time) kgo.Record {
@@ -164,7 +167,7 @@ func (d *delivery) moved(m move, now time.Time) kgo.Record {
 	)
 	if !m.due.IsZero() {
 		headers = append(headers,
-			kafka.IntHeader(kafka.HeaderDue, m.due.UnixMilli()), kafka.StringHeader(kafka.HeaderTier, m.tier.String()))
+			kafka.IntHeader(kafka.HeaderDue, roundedUp(m.due)), kafka.StringHeader(kafka.HeaderTier, m.tier.String()))
 	}
 	if !firstFailed.IsZero() {
 		headers = append(headers, kafka.IntHeader(kafka.HeaderFirstFailedAt, firstFailed.UnixMilli()),

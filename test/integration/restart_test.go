@@ -164,7 +164,7 @@ func TestRestartKeepsEverything(t *testing.T) {
 			p := startPipeline(t, settings{shape: s})
 			tn := p.tenant("restart")
 			hook := hooktest.Start(t, hooktest.Options{Answer: hooktest.Always(hooktest.Answer{Status: 503})})
-			sub := tn.subscribe(object{"url": hook.URL(), "events": []string{"call.*"}, "retry": object{"schedule": []string{"500ms"}, "max_attempts": 500}})
+			sub := tn.subscribe(object{"url": hook.URL(), "events": []string{"call.*"}, "retry": object{"schedule": []string{"500ms"}, "max_attempts": 100}})
 			tn.post(ended("r", object{"id": "waits"}))
 			await(t, hook, 1)
 			for _, name := range p.names() {

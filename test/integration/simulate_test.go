@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -44,7 +45,7 @@ func TestSimulatedCallsBalance(t *testing.T) {
 			if n, err := strconv.Atoi(os.Getenv("CALLSTREAM_SIMULATE_CALLS")); err == nil {
 				calls = n
 			}
-			p.callstream("simulate", "--calls", strconv.Itoa(calls), "--rate", "0", "--tenant", tn.name, "--key", tn.key, "--seed", "7", "--ledger", path)
+			p.callstream("simulate", "--api", p.base(http.MethodPost, "/v1/events"), "--calls", strconv.Itoa(calls), "--rate", "0", "--tenant", tn.name, "--key", tn.key, "--seed", "7", "--ledger", path)
 			accepted := readLedger(t, path)
 			require.Greater(t, len(accepted), calls*3, "a call has several events")
 
