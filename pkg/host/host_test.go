@@ -80,7 +80,7 @@ func TestProgramServesHealthBesideItsHandlerAndDrainsTheServerFirst(t *testing.T
 	service := fakeService{run: func(working context.Context) error {
 		<-working.Done()
 		// The server has drained and closed by the time that the service is told to end.
-		_, err := net.DialTimeout("tcp", url, time.Second)
+		_, err := (&net.Dialer{Timeout: time.Second}).DialContext(context.WithoutCancel(working), "tcp", url)
 		require.Error(t, err)
 		return nil
 	}}
@@ -123,7 +123,7 @@ func TestStandaloneNeedsAClusterAndARegistry(t *testing.T) {
 
 func TestMuxWithoutHandler(t *testing.T) {
 	rec := httptest.NewRecorder()
-	mux(nil, func() error { return nil }, telemetry.Nop()).ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/v1/x", nil))
+	mux(nil, func() error { return nil }, telemetry.Nop()).ServeHTTP(rec, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/v1/x", nil))
 	require.Equal(t, http.StatusNotFound, rec.Code)
 }
 

@@ -53,16 +53,19 @@ func Lane(name string) string { return lanePrefix + name }
 
 // RetryTier returns the topic of the retry tier with this delay, named in the largest unit that divides it:
 // "deliveries.retry.5s", "deliveries.retry.2m", "deliveries.retry.1h".
-func RetryTier(delay time.Duration) string {
+func RetryTier(delay time.Duration) string { return retryPrefix + spell(delay) }
+
+// spell writes a delay in the largest unit that divides it.
+func spell(delay time.Duration) string {
 	switch {
 	case delay > 0 && delay%time.Hour == 0:
-		return fmt.Sprintf("%s%dh", retryPrefix, delay/time.Hour)
+		return fmt.Sprintf("%dh", delay/time.Hour)
 	case delay > 0 && delay%time.Minute == 0:
-		return fmt.Sprintf("%s%dm", retryPrefix, delay/time.Minute)
+		return fmt.Sprintf("%dm", delay/time.Minute)
 	case delay%time.Second == 0:
-		return fmt.Sprintf("%s%ds", retryPrefix, delay/time.Second)
+		return fmt.Sprintf("%ds", delay/time.Second)
 	default:
-		return fmt.Sprintf("%s%dms", retryPrefix, delay/time.Millisecond)
+		return fmt.Sprintf("%dms", delay/time.Millisecond)
 	}
 }
 
@@ -94,6 +97,20 @@ type Topic struct {
 	Retention  time.Duration // negative: for ever
 	Compact    bool          // only the newest record of a key matters; the embedded broker keeps such a topic whole
 	MaxBytes   int           // largest record batch, on the wire
+}
+
+// Kept says for people how long records are kept: "7 days", "7 days and 30s", "newest of each key", "for ever".
+func (t Topic) Kept() string {
+	days, rest := t.Retention/day, t.Retention%day
+	switch {
+	case t.Compact:
+		return "newest of each key"
+	case t.Retention < 0:
+		return "for ever"
+	case rest == 0:
+		return fmt.Sprintf("%d days", days)
+	}
+	return fmt.Sprintf("%d days and %s", days, spell(rest))
 }
 
 // Subject is the name under which the topic's value schema is registered.

@@ -111,3 +111,17 @@ func TestPartitionFor(t *testing.T) {
 }
 
 const golden = 15
+
+func TestKeptIsForPeople(t *testing.T) {
+	for want, got := range map[string]topic.Topic{
+		"for ever":           {Retention: -1},
+		"newest of each key": {Compact: true, Retention: -1},
+		"7 days":             {Retention: 7 * 24 * time.Hour},
+		"7 days and 30s":     {Retention: 7*24*time.Hour + 30*time.Second},
+		"7 days and 10m":     {Retention: 7*24*time.Hour + 10*time.Minute},
+	} {
+		if kept := got.Kept(); kept != want {
+			t.Errorf("%s instead of %s", kept, want)
+		}
+	}
+}

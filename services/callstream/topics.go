@@ -185,7 +185,7 @@ func newTopicsListCommand(out *output) *cobra.Command {
 		var rows []row
 		var cells [][]string
 		for _, t := range cfg.declared() {
-			r := row{t.Name, t.Doc, t.Key, t.Schema, t.Partitions, retention(t), t.Compact, t.MaxBytes}
+			r := row{t.Name, t.Doc, t.Key, t.Schema, t.Partitions, t.Kept(), t.Compact, t.MaxBytes}
 			rows = append(rows, r)
 			cells = append(cells, []string{r.Name, fmt.Sprint(r.Partitions), r.Retention, r.Key, r.Doc})
 		}
@@ -199,17 +199,4 @@ func newTopicsListCommand(out *output) *cobra.Command {
 		return table(cmd.OutOrStdout(), "no topics", []string{"TOPIC", "PARTITIONS", "RETENTION", "KEY", "HOLDS"}, cells)
 	}
 	return cmd
-}
-
-// retention shows how long a topic keeps its records.
-func retention(t topic.Topic) string {
-	switch {
-	case t.Compact:
-		return "newest of each key"
-	case t.Retention < 0:
-		return "for ever"
-	case t.Retention%(24*time.Hour) == 0:
-		return fmt.Sprintf("%dd", t.Retention/(24*time.Hour))
-	}
-	return strings.TrimSuffix(t.Retention.String(), "0s")
 }

@@ -117,7 +117,7 @@ func killWhileEventsFlow(t *testing.T, s settings, victims []string) {
 	}
 	for round := range rounds {
 		// Some progress between kills, so that there is always something in flight, and a different amount each time.
-		before, want := hook.Unique(), 50+rng.IntN(400)
+		before, want := hook.Unique(), 500+rng.IntN(2000)
 		eventually(t, "events flow", func() error {
 			if got := hook.Unique() - before; got < want {
 				return fmt.Errorf("%d of %d arrived since the last kill", got, want)

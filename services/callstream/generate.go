@@ -1,0 +1,3 @@
+package callstream
+
+//go:generate go run ./internal/docgen ../../docs
