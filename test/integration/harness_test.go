@@ -34,7 +34,7 @@ func buildAndRun(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	args := []string{"build", "-o", dir + "/"}
 	if raceDetector {
 		args = append(args, "-race")
@@ -157,7 +157,7 @@ func startPipeline(t testing.TB, s settings) *pipeline {
 }
 
 // launch starts (or starts again) the process of that name, with its own data directory.
-func (p *pipeline) launch(name string) *process {
+func (p *pipeline) launch(name string) {
 	p.t.Helper()
 	binary, args := name, []string(nil)
 	switch {
@@ -170,7 +170,6 @@ func (p *pipeline) launch(name string) *process {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.processes[name] = proc
-	return proc
 }
 
 func (p *pipeline) dataDir(name string) string { return filepath.Join(p.dir, name) }
@@ -385,15 +384,4 @@ func (tn tenant) inForce() {
 		return
 	}
 	tn.p.awaitFeed()
-}
-
-// shapes runs a test in both shapes.
-func shapes(t *testing.T, s settings, test func(t *testing.T, p *pipeline)) {
-	for _, shape := range []shape{together, apart} {
-		t.Run(string(shape), func(t *testing.T) {
-			s := s
-			s.shape = shape
-			test(t, startPipeline(t, s))
-		})
-	}
 }
