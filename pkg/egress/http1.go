@@ -187,6 +187,15 @@ func (c *h1Conn) exchange(ctx context.Context, r *Request, deadline time.Time, m
 			}
 			return a, false, &Error{classify(err), "request", err}
 		}
+		if writeErr == nil && r.Method == http.MethodPost {
+			arrived, _ := c.reader.Peek(c.reader.Buffered())
+			if size, status, header, length := simpleHead(arrived); size > 0 {
+				_, _ = c.reader.Discard(size)
+				c.left = 1 << 62
+				a.Status, a.Header, a.FirstByte = status, header, time.Since(start)
+				return c.simpleBody(ctx, a, length, buf)
+			}
+		}
 		// Closing the body would read an endless one to its end; the connection is closed instead.
 		resp, err = http.ReadResponse(c.reader, &c.asked) //nolint:bodyclose // see above
 		if err != nil {
@@ -210,6 +219,25 @@ func (c *h1Conn) exchange(ctx context.Context, r *Request, deadline time.Time, m
 	}
 	keep = whole && writeErr == nil && !resp.Close && resp.StatusCode != http.StatusSwitchingProtocols && c.reader.Buffered() == 0
 	return a, keep, nil
+}
+
+// simpleBody reads a body of known length.
+func (c *h1Conn) simpleBody(ctx context.Context, a Answer, length int, buf []byte) (Answer, bool, error) {
+	n, err := io.ReadFull(c.reader, buf[:min(length, len(buf))])
+	a.Body, a.Truncated = buf[:n], length > len(buf)
+	rest := length - n
+	if err == nil && rest > 0 && rest <= drainLimit {
+		_, err = c.reader.Discard(rest)
+		rest = 0
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		a.Err = &Error{classify(err), "read", err}
+		return a, false, nil
+	}
+	return a, rest == 0 && c.reader.Buffered() == 0, nil
 }
 
 // readBody reads up to len(buf) bytes of the body, and over drainLimit more; whole says that its end was reached.

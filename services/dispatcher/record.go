@@ -22,17 +22,16 @@ const (
 	largestOriginal = 6 << 20
 )
 
-// attemptRecord fills the record of one try to send d, reusing a's maps.
+// attemptRecord fills the record of one try to send d, reusing a's map of response headers.
 func (s *Service) attemptRecord(a *event.Attempt, d *event.Delivery, r *kgo.Record, n int, v verdict) {
-	headers, responses := a.RequestHeaders, a.ResponseHeaders
-	clear(headers)
+	responses := a.ResponseHeaders
 	clear(responses)
 	*a = event.Attempt{
 		DeliveryID: d.ID, Tenant: d.Tenant, SubscriptionID: d.SubscriptionID, SubscriptionVersion: d.SubscriptionVersion,
 		EventID: d.EventID, EventType: d.EventType, Source: d.Source, CallID: d.CallID,
 		Attempt: n, Via: viaPrimary, Outcome: v.outcome, Reason: v.reason,
-		RequestHeaders: headers, RequestBytes: int64(len(d.Body)),
-		BodyTopic: r.Topic, BodyPartition: r.Partition, BodyOffset: r.Offset, ResponseHeaders: responses,
+		RequestBytes: int64(len(d.Body)),
+		BodyTopic:    r.Topic, BodyPartition: r.Partition, BodyOffset: r.Offset, ResponseHeaders: responses,
 		ReplayID: d.ReplayID, Test: d.Test, Traceparent: d.Traceparent, Dispatcher: s.name, AcceptedAt: d.AcceptedAt,
 	}
 }

@@ -58,6 +58,7 @@ type Service struct {
 	loop      *kafka.Loop
 	scheduler *scheduler
 	metrics   *metrics
+	writes    sync.Pool // of *write
 
 	running context.Context // of Run, for the feeds' functions, which get none
 	mu      sync.Mutex
@@ -107,12 +108,12 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		return nil, err
 	}
 	if s.feed, err = kafka.NewFeed(kafka.FeedConfig{
-		Config: cfg.Config, Log: s.log, Topic: topic.Subscriptions, Apply: s.applySubscription,
+		Config: cfg.Config, Log: s.log, Meter: deps.Meter, Reader: "dispatcher", Topic: topic.Subscriptions, Apply: s.applySubscription,
 	}); err != nil {
 		return nil, fmt.Errorf("make the subscriptions' feed: %w", err)
 	}
 	if s.signals, err = kafka.NewFeed(kafka.FeedConfig{
-		Config: cfg.Config, Log: s.log, Topic: topic.Signals, Apply: s.applySignal,
+		Config: cfg.Config, Log: s.log, Meter: deps.Meter, Reader: "dispatcher", Topic: topic.Signals, Apply: s.applySignal,
 	}); err != nil {
 		return nil, fmt.Errorf("make the signals' feed: %w", err)
 	}

@@ -67,12 +67,15 @@ type request struct {
 	header http.Header
 	signer *signer
 	out    egress.Request
+	// recorded is the header as it may be recorded; exact says that only what changes each time has to be set.
+	recorded map[string]string
+	exact    bool
 
 	id, timestamp, signature, attempt, eventID, traceparent, contentType []string
 }
 
 func newRequest(custom map[string]string, credentials subscription.Credentials, userAgent string) *request {
-	q := &request{header: make(http.Header, 12+len(custom)), signer: newSigner(credentials.Signing)}
+	q := &request{header: make(http.Header, 12+len(custom)), signer: newSigner(credentials.Signing), recorded: map[string]string{}}
 	for name, value := range custom {
 		q.header.Set(name, value)
 	}
@@ -138,18 +141,26 @@ func (q *request) request(t *target, d *event.Delivery) *egress.Request {
 // of its own.
 func (q *request) reusable(d *event.Delivery) bool { return len(d.Headers) == 0 }
 
-// masked writes the headers as they may be recorded.
-func (t *target) masked(dst map[string]string, h http.Header) {
-	clear(dst)
-	for name, values := range h {
-		switch {
-		case len(values) == 0:
-		case slices.Contains(t.secrets, name):
-			dst[name] = "***"
-		default:
-			dst[name] = values[0]
+// record returns the headers as they may be recorded: secrets masked. The map is the request's and lasts until its next use.
+func (q *request) record(t *target) map[string]string {
+	if q.exact && q.traceparent[0] != "" && q.header["Webhook-Replay"] == nil {
+		q.recorded["Webhook-Id"], q.recorded["Webhook-Timestamp"], q.recorded["Webhook-Attempt"] = q.id[0], q.timestamp[0], q.attempt[0]
+		q.recorded["X-Event-Id"], q.recorded["Traceparent"], q.recorded["Content-Type"] = q.eventID[0], q.traceparent[0], q.contentType[0]
+		if q.signature[0] != "" {
+			q.recorded["Webhook-Signature"] = q.signature[0]
+		}
+		return q.recorded
+	}
+	clear(q.recorded)
+	for name, values := range q.header {
+		if slices.Contains(t.secrets, name) {
+			q.recorded[name] = "***"
+		} else {
+			q.recorded[name] = values[0]
 		}
 	}
+	q.exact = q.traceparent[0] != "" && q.header["Webhook-Replay"] == nil
+	return q.recorded
 }
 
 // Bounds of what is recorded of an answer's headers; its body is bounded by keptBody.

@@ -1,6 +1,7 @@
 package dispatcher
 
 import (
+	"fmt"
 	"net/http"
 	"testing"
 	"time"
@@ -119,10 +120,21 @@ func TestRecordedRequestsHideSecrets(t *testing.T) {
 		if q.header.Get(typ) == "" {
 			t.Errorf("%s isn't sent", typ)
 		}
-		got := map[string]string{"old": "x"}
-		target.masked(got, q.header)
-		if got[typ] != "***" || got["User-Agent"] != "callstream/1.2.3" || got["old"] != "" {
-			t.Errorf("recorded: %v", got)
+		for i := range 4 { // the last ones from what the first ones left
+			d := &event.Delivery{ID: fmt.Sprintf("msg_%d", i), EventID: fmt.Sprintf("evt_%d", i), Body: []byte("{}")}
+			if i == 2 {
+				d.ReplayID = "rpl_1"
+			}
+			q.fill(d, i+1, fmt.Sprintf("trace-%d", i), time.Now())
+			got := q.record(target)
+			if got[typ] != "***" || len(got) != len(q.header) {
+				t.Errorf("request %d is recorded as %v", i, got)
+			}
+			for name, values := range q.header {
+				if name != typ && got[name] != values[0] {
+					t.Errorf("request %d: %s is recorded as %q, sent as %q", i, name, got[name], values[0])
+				}
+			}
 		}
 	}
 }

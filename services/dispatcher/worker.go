@@ -35,7 +35,7 @@ type worker struct {
 
 func (s *Service) newWorker() func(*job) {
 	w := &worker{s: s}
-	w.attempt.RequestHeaders, w.attempt.ResponseHeaders = map[string]string{}, map[string]string{}
+	w.attempt.ResponseHeaders = map[string]string{}
 	return w.do
 }
 
@@ -215,7 +215,7 @@ func (w *worker) send(ctx context.Context, j *job, t *target) {
 	if rec.Method == "" {
 		rec.Method = "POST"
 	}
-	t.masked(rec.RequestHeaders, q.header)
+	rec.RequestHeaders = q.record(t)
 	if a.status != 0 {
 		rec.HTTPStatus, rec.ResponseBody, rec.ResponseTruncated = a.status, a.Body, a.Truncated
 		recorded(rec.ResponseHeaders, a.Header)
@@ -224,10 +224,6 @@ func (w *worker) send(ctx context.Context, j *job, t *target) {
 	if a.err != nil {
 		rec.Error = a.err.Error()
 	}
-	if a.status != 0 && q.reusable(d) {
-		t.requests.Put(q)
-	}
-
 	f := s.begin(j.task)
 	switch v.outcome {
 	case outcomeRetry:
@@ -245,6 +241,9 @@ func (w *worker) send(ctx context.Context, j *job, t *target) {
 		s.disable(f, d, t.compiled.Version, now)
 	}
 	f.end()
+	if a.status != 0 && q.reusable(d) {
+		t.requests.Put(q)
+	}
 
 	s.metrics.outcome(v.outcome)
 	s.metrics.attempt(ctx, rec.ErrorClass, a.took, a.started.Sub(d.AcceptedAt), n == 1)
@@ -374,17 +373,22 @@ func (s *Service) disable(f *follow, d *event.Delivery, version int64, now time.
 // writeRecord encodes a record and adds it to what follows; it goes to the partition that the delivery came from, under
 // the delivery's key.
 func (s *Service) writeRecord(f *follow, name string, from *kgo.Record, r event.Record) {
-	value, err := s.encode(f.task.Context(), r)
+	w := s.newWrite()
+	value, err := s.encode(f.task.Context(), w.value, r)
 	if err != nil {
-		return // the partition is lost, and the follow never completes
+		f.left.Add(1) // never complete what could not be written
+		return
 	}
-	f.write(kgo.Record{Topic: name, Partition: from.Partition, Key: from.Key, Value: value})
+	f.left.Add(1)
+	w.follow, w.value = f, value
+	w.record = kgo.Record{Topic: name, Partition: from.Partition, Key: from.Key, Value: value}
+	w.produce()
 }
 
 // encode waits for the schema registry where it must.
-func (s *Service) encode(ctx context.Context, r event.Record) ([]byte, error) {
+func (s *Service) encode(ctx context.Context, dst []byte, r event.Record) ([]byte, error) {
 	for tries := 1; ; tries++ {
-		value, err := s.codec.Encode(ctx, make([]byte, 0, 1024), r)
+		value, err := s.codec.Encode(ctx, dst[:0], r)
 		if err == nil {
 			return value, nil
 		}

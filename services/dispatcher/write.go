@@ -40,7 +40,8 @@ func (f *follow) done() {
 // write adds one record to be written.
 func (f *follow) write(r kgo.Record) {
 	f.left.Add(1)
-	w := &write{follow: f, record: r}
+	w := f.s.newWrite()
+	w.follow, w.record = f, r
 	w.produce()
 }
 
@@ -50,12 +51,36 @@ type write struct {
 	record kgo.Record
 	tries  int
 	shrunk bool
+	value  []byte // room for the record's value, used again once that is written
+	done   func(error)
+}
+
+// newWrite returns a write to be filled; acknowledged ones come back.
+func (s *Service) newWrite() *write {
+	if w, ok := s.writes.Get().(*write); ok {
+		return w
+	}
+	w := &write{value: make([]byte, 0, 1536)}
+	w.done = w.acknowledged
+	return w
+}
+
+// largestKept bounds the room that a write keeps for the next one.
+const largestKept = 32 << 10
+
+// release gives an acknowledged write back: the producer is done with its record.
+func (s *Service) release(w *write) {
+	if cap(w.value) > largestKept {
+		return
+	}
+	w.follow, w.record, w.tries, w.shrunk, w.value = nil, kgo.Record{}, 0, false, w.value[:0]
+	s.writes.Put(w)
 }
 
 // produce hands the record to the producer; it blocks while the producer's buffer is full, which is what slows the
 // workers down when the brokers are slow.
 func (w *write) produce() {
-	w.follow.s.producer.Produce(w.follow.task.Context(), &w.record, w.acknowledged)
+	w.follow.s.producer.Produce(w.follow.task.Context(), &w.record, w.done)
 }
 
 // acknowledged decides by the class of the error. It runs in the producer's goroutine and must not block, so whatever
@@ -64,7 +89,9 @@ func (w *write) acknowledged(err error) {
 	s, ctx := w.follow.s, w.follow.task.Context()
 	switch {
 	case err == nil:
-		w.follow.done()
+		f := w.follow
+		s.release(w)
+		f.done()
 	case ctx.Err() != nil:
 		// The partition is somebody else's now: its new owner repeats the record.
 	case errors.Is(err, kafka.ErrTooLarge) && !w.shrunk:
