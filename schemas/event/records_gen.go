@@ -350,7 +350,7 @@ type Delivery struct {
 	Method              string            // HTTP method.
 	Query               string            // Query string to add to the URL, without the question mark.
 	Headers             map[string]string // Headers that the rendering adds.
-	Traceparent         string            // W3C trace context of the filter's work.
+	Traceparent         string            // W3C trace context of the event; the header traceparent has that of the filter's work on it.
 	ReplayID            string            // The replay that it belongs to.
 	Test                bool              // Whether the event is a test.
 	Lane                string            // Lane of the first attempt.

@@ -48,7 +48,7 @@ func (w *worker) do(j *job) {
 	}
 	ctx := j.task.Context()
 	d := &w.delivery
-	if err := w.s.decode(ctx, j.task.Record.Value, d); err != nil {
+	if err := w.s.decode(ctx, j.task.Record, d); err != nil {
 		if errors.Is(err, event.ErrPoison) {
 			w.s.poison(j, err)
 		} else {
@@ -81,11 +81,19 @@ func stopping(t *kafka.Task) bool {
 	}
 }
 
-// decode reads a delivery's value; a registry that is away is waited for.
-func (s *Service) decode(ctx context.Context, value []byte, d *event.Delivery) error {
+// decode reads a delivery; a registry that is away is waited for.
+func (s *Service) decode(ctx context.Context, r *kgo.Record, d *event.Delivery) error {
 	for tries := 1; ; tries++ {
-		err := s.codec.Decode(ctx, value, d)
-		if err == nil || errors.Is(err, event.ErrPoison) {
+		err := s.codec.Decode(ctx, r.Value, d)
+		if err == nil {
+			// The header has the filter's span. The value keeps the event's context, since it must come out the same when an
+			// event is filtered again.
+			if t := kafka.Header(r, kafka.HeaderTraceparent); telemetry.ValidTraceparent(t) {
+				d.Traceparent = t
+			}
+			return nil
+		}
+		if errors.Is(err, event.ErrPoison) {
 			return err
 		}
 		if tries == 1 {
