@@ -6,7 +6,6 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -196,10 +195,10 @@ func TestColocatingBalancerNewTopic(t *testing.T) {
 // On a broker, from one member to three to two: at no moment do two members hold partitions of the same number.
 func TestColocatingGroup(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	{
 		const numbers = 12
 		names := []string{"main", "slow", "retry"}
-		b := newBed(t, kfake.SeedTopics(numbers, names...))
+		b := newWire(t, kfake.SeedTopics(numbers, names...))
 		for p := range int32(numbers) {
 			for _, n := range names {
 				b.produce(n, p, 20)
@@ -274,5 +273,5 @@ func TestColocatingGroup(t *testing.T) {
 		for what, n := range done {
 			require.Equal(t, 1, n, what)
 		}
-	})
+	}
 }

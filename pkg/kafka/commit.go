@@ -24,7 +24,7 @@ type commit struct {
 // errMetadata can't happen (encodeSet sees to it); a broker that doesn't check would keep what others refuse.
 var errMetadata = errors.New("commit metadata is too long")
 
-// commit commits what is new in the partitions. l.commitMu is held: no partition becomes lost meanwhile, and so none is
+// commit commits what is new in the partitions. l.commits is held: no partition becomes lost meanwhile, and so none is
 // committed that somebody else may own.
 func (l *Loop) commit(ctx context.Context, ps []*partition) error {
 	commits := make(map[string]map[int32]commit)
@@ -128,8 +128,8 @@ func (l *Loop) commitRegularly(ctx context.Context) {
 }
 
 func (l *Loop) commitNow(ctx context.Context) error {
-	l.commitMu.Lock()
-	defer l.commitMu.Unlock()
+	l.commits <- struct{}{}
+	defer func() { <-l.commits }()
 	l.mu.Lock()
 	ps := make([]*partition, 0, len(l.live))
 	for p := range l.live {

@@ -162,7 +162,9 @@ type Loop struct {
 	opts   []kgo.Opt
 	meters *loopMeters
 
-	commitMu  sync.Mutex    // held for a commit, and while partitions go from live to lost; taken before mu
+	// commits is held, by having put something in it, for a commit, and while partitions go from live to lost. It is taken
+	// before mu. A channel, because it is held while a broker answers.
+	commits   chan struct{}
 	commitAsk chan struct{} // a partition has completed CommitCount
 
 	mu       sync.Mutex // taken before a partition's lock
@@ -187,6 +189,7 @@ func NewLoop(cfg LoopConfig) (*Loop, error) {
 	l := &Loop{
 		cfg:       cfg,
 		log:       cfg.Log.With(zap.String("group", cfg.Group)),
+		commits:   make(chan struct{}, 1),
 		commitAsk: make(chan struct{}, 1),
 		parts:     make(map[TopicPartition]*partition),
 		live:      make(map[*partition]struct{}),
@@ -527,7 +530,7 @@ func (l *Loop) giveUp(ps []*partition, until time.Time, commit bool) {
 		}
 	}
 
-	l.commitMu.Lock()
+	l.commits <- struct{}{}
 	if commit {
 		ctx, cancel := context.WithTimeout(context.Background(), commitTimeout/2)
 		if err := l.commit(ctx, ps); err != nil {
@@ -543,7 +546,7 @@ func (l *Loop) giveUp(ps []*partition, until time.Time, commit bool) {
 		delete(l.live, p)
 	}
 	l.mu.Unlock()
-	l.commitMu.Unlock()
+	<-l.commits
 
 	for _, p := range ps {
 		p.finish()
@@ -564,8 +567,8 @@ func (l *Loop) drain() {
 	for _, p := range ps {
 		left += p.waitIdle(until)
 	}
-	l.commitMu.Lock()
-	defer l.commitMu.Unlock()
+	l.commits <- struct{}{}
+	defer func() { <-l.commits }()
 	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout/2)
 	defer cancel()
 	if err := l.commit(ctx, ps); err != nil {
