@@ -15,6 +15,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/callstream/callstream/pkg/webhook"
 )
 
 // Request is a webhook that arrived.
@@ -195,7 +197,7 @@ func (r *Receiver) record(req *http.Request, body []byte) Answer {
 	one.Attempt, _ = strconv.Atoi(req.Header.Get("webhook-attempt"))
 	r.mu.Lock()
 	if len(r.secrets) > 0 {
-		one.Fault = Verify(one.Header, body, one.At, r.secrets...)
+		one.Fault = verify(one, r.secrets)
 	}
 	one.Repeat = r.byID[one.ID]
 	r.byID[one.ID]++
@@ -369,4 +371,13 @@ func (r *Receiver) WaitFor(ctx context.Context, n int) error {
 // WaitUnique returns when at least n different webhook-ids have arrived.
 func (r *Receiver) WaitUnique(ctx context.Context, n int) error {
 	return r.Wait(ctx, func() bool { return r.Unique() >= n })
+}
+
+// verify says what is wrong with a request's signature.
+func verify(r *Request, secrets []string) error {
+	v, err := webhook.NewVerifier(secrets...)
+	if err != nil {
+		return err
+	}
+	return v.Verify(r.Header, r.Body, r.At)
 }

@@ -3,12 +3,8 @@ package hooktest_test
 import (
 	"bytes"
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/base64"
 	"io"
 	"net/http"
-	"strconv"
 	"testing"
 	"time"
 
@@ -112,41 +108,6 @@ func TestChallengeAndCheap(t *testing.T) {
 		}
 		if r.Total() != 1 || len(r.Challenges()) != 1 {
 			t.Errorf("%d requests, challenges %v", r.Total(), r.Challenges())
-		}
-	}
-}
-
-func TestVerify(t *testing.T) {
-	key := []byte("0123456789abcdef0123456789abcdef")
-	secret := "whsec_" + base64.StdEncoding.EncodeToString(key)
-	other := "whsec_" + base64.StdEncoding.EncodeToString([]byte("another"))
-	now := time.Unix(1_700_000_000, 0)
-	sign := func(id, body string, at time.Time) http.Header {
-		mac := hmac.New(sha256.New, key)
-		stamp := strconv.FormatInt(at.Unix(), 10)
-		mac.Write([]byte(id + "." + stamp + "." + body))
-		h := http.Header{}
-		h.Set("webhook-id", id)
-		h.Set("webhook-timestamp", stamp)
-		h.Set("webhook-signature", "v1a,xyz v1,AAAA v1,"+base64.StdEncoding.EncodeToString(mac.Sum(nil)))
-		return h
-	}
-	if err := hooktest.Verify(sign("msg", "{}", now), []byte("{}"), now, other, secret); err != nil {
-		t.Error(err)
-	}
-	changed := sign("msg", "{}", now)
-	changed.Set("webhook-id", "other")
-	for name, err := range map[string]error{
-		"body":      hooktest.Verify(sign("msg", "{}", now), []byte("{ }"), now, secret),
-		"id":        hooktest.Verify(changed, []byte("{}"), now, secret),
-		"secret":    hooktest.Verify(sign("msg", "{}", now), []byte("{}"), now, other),
-		"no secret": hooktest.Verify(sign("msg", "{}", now), []byte("{}"), now),
-		"old":       hooktest.Verify(sign("msg", "{}", now.Add(-6*time.Minute)), []byte("{}"), now, secret),
-		"early":     hooktest.Verify(sign("msg", "{}", now.Add(6*time.Minute)), []byte("{}"), now, secret),
-		"unsigned":  hooktest.Verify(http.Header{}, []byte("{}"), now, secret),
-	} {
-		if err == nil {
-			t.Errorf("%s: verified", name)
 		}
 	}
 }

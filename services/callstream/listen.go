@@ -20,6 +20,7 @@ import (
 
 	"github.com/callstream/callstream/pkg/httpserver"
 	"github.com/callstream/callstream/pkg/run"
+	"github.com/callstream/callstream/pkg/webhook"
 )
 
 // listenOptions are the flags of `callstream listen`.
@@ -95,7 +96,7 @@ const maxDelivery = 8 << 20
 type receiver struct {
 	opts listenOptions
 	// verify is nil while there is no secret to check signatures with.
-	verify atomic.Pointer[verifier]
+	verify atomic.Pointer[webhook.Verifier]
 	now    func() time.Time
 
 	mu   sync.Mutex
@@ -116,7 +117,7 @@ func (r *receiver) trust(secrets []string) error {
 	if len(secrets) == 0 {
 		return nil
 	}
-	v, err := newVerifier(secrets, r.now)
+	v, err := webhook.NewVerifier(secrets...)
 	if err != nil {
 		return err
 	}
@@ -250,7 +251,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		got.Body, _ = json.Marshal(string(body)) // a string always encodes
 	}
 	if v := r.verify.Load(); v != nil {
-		err := v.verify(req.Header, body)
+		err := v.Verify(req.Header, body, r.now())
 		ok := err == nil
 		got.Verified = &ok
 		if err != nil {

@@ -16,7 +16,6 @@ import (
 
 	webhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 	"github.com/stretchr/testify/require"
-	"pgregory.net/rapid"
 )
 
 const testSecret = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
@@ -103,25 +102,6 @@ func TestListenRefusesWhatWasSignedLongAgo(t *testing.T) {
 		_, printed := receive(t, listenOptions{secrets: []string{testSecret}}, delivery(t, testSecret, "msg_1", monday.Add(-age), "{}"))
 		require.Equal(t, good, strings.Contains(printed, "✓"), "signed %s ago: %s", age, printed)
 	}
-}
-
-func TestListenVerifiesWhateverTheStandardLibrarySigns(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		body := rapid.String().Draw(t, "body")
-		id := rapid.StringMatching(`msg_[a-z2-7]{1,26}`).Draw(t, "id")
-		v, err := newVerifier([]string{testSecret}, func() time.Time { return monday })
-		require.NoError(t, err)
-		signer, err := webhooks.NewWebhook(testSecret)
-		require.NoError(t, err)
-		signature, err := signer.Sign(id, monday, []byte(body))
-		require.NoError(t, err)
-		h := http.Header{}
-		h.Set("webhook-id", id)
-		h.Set("webhook-timestamp", fmt.Sprint(monday.Unix()))
-		h.Set("webhook-signature", signature)
-		require.NoError(t, v.verify(h, []byte(body)))
-		require.Error(t, v.verify(h, []byte(body+"x")))
-	})
 }
 
 func TestListenAnswersChallenges(t *testing.T) {

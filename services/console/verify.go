@@ -3,9 +3,7 @@ package console
 import (
 	"bytes"
 	"context"
-	"crypto/hmac"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
 	"encoding/json"
@@ -14,12 +12,12 @@ import (
 	"io"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/callstream/callstream/pkg/auth"
 	"github.com/callstream/callstream/pkg/egress"
 	"github.com/callstream/callstream/pkg/problem"
+	"github.com/callstream/callstream/pkg/webhook"
 	"github.com/callstream/callstream/schemas/catalog"
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/services/console/storage"
@@ -174,7 +172,7 @@ func (s *Service) ask(ctx context.Context, sub *subscription.Subscription, url s
 	req.Header.Set("User-Agent", "callstream")
 	req.Header.Set("Webhook-Id", id)
 	req.Header.Set("Webhook-Timestamp", timestamp)
-	if signature := sign(credentials.Signing, id, timestamp, body); signature != "" {
+	if signature := webhook.NewSigner(credentials.Signing).Sign(id, timestamp, body); signature != "" {
 		req.Header.Set("Webhook-Signature", signature)
 	}
 	resp, err := s.egress.RoundTrip(req)
@@ -211,18 +209,6 @@ func unanswered(err error) error {
 		detail = "the request failed (" + string(class) + ")"
 	}
 	return &handshakeError{detail: detail, class: class}
-}
-
-// sign makes the signature header of Standard Webhooks, one signature for each key.
-func sign(keys [][]byte, id, timestamp string, body []byte) string {
-	parts := make([]string, len(keys))
-	for i, key := range keys {
-		mac := hmac.New(sha256.New, key)
-		mac.Write([]byte(id + "." + timestamp + "."))
-		mac.Write(body)
-		parts[i] = "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil))
-	}
-	return strings.Join(parts, " ")
 }
 
 // sampleFor renders the catalogue's sample of the first event type that the subscription asks for, marked as a test.

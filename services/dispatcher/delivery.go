@@ -2,6 +2,7 @@ package dispatcher
 
 import (
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/callstream/callstream/pkg/kafka"
@@ -34,6 +35,19 @@ func sources(lanes []string, delays tiers) map[string]source {
 		all[topic.RetryTier(d)] = source{kind: fromTier, tier: d}
 	}
 	return all
+}
+
+// sourceOf tells what kind of delivery topic a name is, whatever is configured; false where it is none.
+func sourceOf(name string) (source, bool) {
+	if schema, ok := topic.SchemaOf(name); !ok || schema != topic.DeliverySchema {
+		return source{}, false
+	}
+	rest := strings.TrimPrefix(name, topic.Lane(""))
+	if !strings.Contains(rest, ".") {
+		return source{kind: fromLane}, true
+	}
+	delay, err := time.ParseDuration(rest[strings.LastIndexByte(rest, '.')+1:])
+	return source{kind: fromTier, tier: delay}, err == nil && delay > 0 && topic.RetryTier(delay) == name
 }
 
 // delivery is a record and what its headers say: enough to queue it. The value is decoded by the worker that sends it, so

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/callstream/callstream/pkg/egress"
@@ -15,7 +16,9 @@ import (
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/schemas/topic"
 	"github.com/callstream/callstream/subscription"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -47,7 +50,7 @@ type Service struct {
 	userAgent string
 
 	tiers     tiers
-	sources   map[string]source
+	sources   map[string]source // not changed any more when the loop runs
 	book      *subscription.Book
 	gone      gone
 	catching  sync.Mutex
@@ -55,7 +58,8 @@ type Service struct {
 	signals   *kafka.Feed
 	client    *egress.Client
 	producer  *kafka.Producer
-	loop      *kafka.Loop
+	meter     metric.MeterProvider
+	loop      atomic.Pointer[kafka.Loop] // from Run on
 	scheduler *scheduler
 	metrics   *metrics
 	writes    sync.Pool // of *write
@@ -127,21 +131,51 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	); err != nil {
 		return nil, err
 	}
+	s.meter = deps.Meter
+	return s, nil
+}
+
+// newLoop makes the loop over the delivery topics: those of the configuration, and any other that exists. A retry tier or
+// a lane that was taken out of the configuration may still hold deliveries, and the filter writes to every lane that
+// exists: what no dispatcher reads, retention would take without a word.
+func (s *Service) newLoop(ctx context.Context) (*kafka.Loop, error) {
+	for tries := 1; ; tries++ {
+		topics, err := kadm.NewClient(s.producer.Client()).ListTopics(ctx)
+		if err == nil {
+			for _, name := range topics.Names() {
+				if _, known := s.sources[name]; known {
+					continue
+				}
+				if from, ok := sourceOf(name); ok {
+					s.sources[name] = from
+					s.log.Info("a delivery topic that is not in the configuration is read as well", zap.String("topic", name))
+				}
+			}
+			break
+		}
+		if tries == 1 {
+			s.log.Warn("could not list the topics, trying again", zap.Error(err))
+		}
+		if err := wait(ctx, backoff(tries)); err != nil {
+			return nil, err
+		}
+	}
 	names := make([]string, 0, len(s.sources))
 	for name := range s.sources {
 		names = append(names, name)
 	}
-	s.loop, err = kafka.NewLoop(kafka.LoopConfig{
-		Config: cfg.Config, Log: s.log, Meter: deps.Meter, Group: Group, Topics: names,
+	loop, err := kafka.NewLoop(kafka.LoopConfig{
+		Config: s.cfg.Config, Log: s.log, Meter: s.meter, Group: Group, Topics: names,
 		Balancer:    kafka.ColocatingBalancer(),
-		Window:      kafka.WindowConfig{Offsets: cfg.WindowOffsets, Bytes: cfg.WindowBytes},
-		CommitEvery: cfg.CommitInterval, DrainTimeout: cfg.DrainTimeout, RevokeTimeout: cfg.RevokeTimeout,
+		Window:      kafka.WindowConfig{Offsets: s.cfg.WindowOffsets, Bytes: s.cfg.WindowBytes},
+		CommitEvery: s.cfg.CommitInterval, DrainTimeout: s.cfg.DrainTimeout, RevokeTimeout: s.cfg.RevokeTimeout,
 		Handle: s.handle,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make the dispatcher's loop: %w", err)
 	}
-	return s, nil
+	s.loop.Store(loop)
+	return loop, nil
 }
 
 // Run sends deliveries until ctx ends; then it finishes what is in flight, commits and returns nil. It starts with the
@@ -174,7 +208,12 @@ func (s *Service) Run(ctx context.Context) error {
 		sweeping := make(chan struct{})
 		var sweeper sync.WaitGroup
 		sweeper.Go(func() { s.sweep(sweeping) })
-		err = s.loop.Run(loopCtx)
+		var loop *kafka.Loop
+		if loop, err = s.newLoop(loopCtx); err == nil {
+			err = loop.Run(loopCtx)
+		} else if loopCtx.Err() != nil {
+			err = nil
+		}
 		s.scheduler.stop()
 		close(sweeping)
 		sweeper.Wait()
@@ -231,7 +270,10 @@ func (s *Service) Ready() error {
 			return err
 		}
 	}
-	return s.loop.Ready()
+	if loop := s.loop.Load(); loop != nil {
+		return loop.Ready()
+	}
+	return errors.New("the delivery topics are not listed yet")
 }
 
 // WaitApplied waits until the subscriptions' feed is applied up to, and without, offset.

@@ -368,7 +368,7 @@ func TestDrainFinishesWhatIsInFlight(t *testing.T) {
 	waitFor(t, hook, 2)
 	stopped := make(chan error, 1)
 	go func() { stopped <- first.stop() }()
-	until(t, "the loop drains", func() bool { return first.loop.Ready() != nil })
+	until(t, "the loop drains", func() bool { return first.loop.Load().Ready() != nil })
 	open()
 	if err := <-stopped; err != nil {
 		t.Fatal(err)

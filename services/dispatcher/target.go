@@ -13,6 +13,7 @@ import (
 
 	"github.com/callstream/callstream/pkg/egress"
 	"github.com/callstream/callstream/pkg/secret"
+	"github.com/callstream/callstream/pkg/webhook"
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/subscription"
 )
@@ -65,7 +66,7 @@ func newTarget(c *subscription.Compiled, box *secret.Box, userAgent string) (*ta
 // changes has one slot, which stands in the header map and is written in place.
 type request struct {
 	header http.Header
-	signer *signer
+	signer *webhook.Signer
 	out    egress.Request
 	// recorded is the header as it may be recorded; exact says that only what changes each time has to be set.
 	recorded map[string]string
@@ -75,7 +76,7 @@ type request struct {
 }
 
 func newRequest(custom map[string]string, credentials subscription.Credentials, userAgent string) *request {
-	q := &request{header: make(http.Header, 12+len(custom)), signer: newSigner(credentials.Signing), recorded: map[string]string{}}
+	q := &request{header: make(http.Header, 12+len(custom)), signer: webhook.NewSigner(credentials.Signing), recorded: map[string]string{}}
 	for name, value := range custom {
 		q.header.Set(name, value)
 	}
@@ -114,7 +115,7 @@ func (q *request) fill(d *event.Delivery, attempt int, traceparent string, now t
 	} else {
 		delete(q.header, "Webhook-Replay")
 	}
-	q.signature[0] = q.signer.sign(d.ID, q.timestamp[0], d.Body)
+	q.signature[0] = q.signer.Sign(d.ID, q.timestamp[0], d.Body)
 	for name, value := range d.Headers {
 		q.header[http.CanonicalHeaderKey(name)] = []string{value}
 	}

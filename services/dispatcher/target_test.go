@@ -6,8 +6,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/callstream/callstream/pkg/hooktest"
 	"github.com/callstream/callstream/pkg/secret"
+	"github.com/callstream/callstream/pkg/webhook"
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/subscription"
 )
@@ -72,7 +72,11 @@ func TestRequestCarriesTheContractsHeaders(t *testing.T) {
 	q.fill(first, 3, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", now)
 	r := q.request(target, first)
 	body := r.Body
-	if err := hooktest.Verify(r.Header, body, now, testSecret); err != nil {
+	verifier, err := webhook.NewVerifier(testSecret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := verifier.Verify(r.Header, body, now); err != nil {
 		t.Error(err)
 	}
 	for name, want := range map[string]string{

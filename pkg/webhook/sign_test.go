@@ -1,4 +1,4 @@
-package dispatcher
+package webhook_test
 
 import (
 	"encoding/base64"
@@ -8,17 +8,17 @@ import (
 	"testing"
 	"time"
 
-	"github.com/callstream/callstream/pkg/hooktest"
+	"github.com/callstream/callstream/pkg/webhook"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 	"pgregory.net/rapid"
 )
 
-// The standard-webhooks library and the verification of our own test receiver both accept what we sign, with each of
+// The standard-webhooks library and our own verifier both accept what we sign, with each of
 // the keys.
 func TestSignatureIsStandard(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		keys := rapid.SliceOfN(rapid.SliceOfN(rapid.Byte(), 24, 64), 1, 3).Draw(t, "keys")
-		s := newSigner(keys)
+		s := webhook.NewSigner(keys)
 		for range 2 { // the second time with used hashes
 			id := rapid.StringMatching(`msg_[a-z2-7]{1,26}`).Draw(t, "id")
 			body := rapid.SliceOf(rapid.Byte()).Draw(t, "body")
@@ -26,7 +26,7 @@ func TestSignatureIsStandard(t *testing.T) {
 			header := http.Header{}
 			header.Set("webhook-id", id)
 			header.Set("webhook-timestamp", strconv.FormatInt(now.Unix(), 10))
-			header.Set("webhook-signature", s.sign(id, header.Get("webhook-timestamp"), body))
+			header.Set("webhook-signature", s.Sign(id, header.Get("webhook-timestamp"), body))
 			for _, key := range keys {
 				secret := "whsec_" + base64.StdEncoding.EncodeToString(key)
 				library, err := standardwebhooks.NewWebhook(secret)
@@ -36,8 +36,12 @@ func TestSignatureIsStandard(t *testing.T) {
 				if err := library.Verify(body, header); err != nil {
 					t.Fatalf("the library: %v", err)
 				}
-				if err := hooktest.Verify(header, body, now, secret); err != nil {
-					t.Fatalf("the receiver: %v", err)
+				verifier, err := webhook.NewVerifier(secret)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := verifier.Verify(header, body, now); err != nil {
+					t.Fatalf("our own verifier: %v", err)
 				}
 				if err := library.Verify(append(body, 'x'), header); err == nil {
 					t.Fatal("the library takes another body")
@@ -48,7 +52,7 @@ func TestSignatureIsStandard(t *testing.T) {
 			}
 		}
 	})
-	if got := newSigner(nil).sign("id", "1", nil); got != "" {
+	if got := webhook.NewSigner(nil).Sign("id", "1", nil); got != "" {
 		t.Errorf("without a key: %q", got)
 	}
 }

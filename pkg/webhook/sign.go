@@ -1,4 +1,5 @@
-package dispatcher
+// Package webhook signs webhooks and verifies their signatures, as the Standard Webhooks specification has it.
+package webhook
 
 import (
 	"crypto/hmac"
@@ -7,25 +8,26 @@ import (
 	"hash"
 )
 
-// signer makes the value of webhook-signature: Standard Webhooks "v1", an HMAC-SHA256 over "id.timestamp.body" for each
-// of the subscription's current secrets, newest first, separated by spaces. One signer serves one request at a time;
+// Signer makes the value of webhook-signature: Standard Webhooks "v1", an HMAC-SHA256 over "id.timestamp.body" for each
+// of the current secrets, newest first, separated by spaces. One Signer serves one request at a time;
 // its hashes are used again and again, which is most of what signing would cost otherwise.
-type signer struct {
+type Signer struct {
 	macs []hash.Hash
 	sum  []byte
 	out  []byte
 }
 
-func newSigner(keys [][]byte) *signer {
-	s := &signer{macs: make([]hash.Hash, len(keys)), sum: make([]byte, 0, sha256.Size)}
+// NewSigner returns a Signer for the bytes of the secrets.
+func NewSigner(keys [][]byte) *Signer {
+	s := &Signer{macs: make([]hash.Hash, len(keys)), sum: make([]byte, 0, sha256.Size)}
 	for i, key := range keys {
 		s.macs[i] = hmac.New(sha256.New, key)
 	}
 	return s
 }
 
-// sign returns the signatures, or "" where the subscription does not sign.
-func (s *signer) sign(id, timestamp string, body []byte) string {
+// Sign returns the signatures, or "" without a secret.
+func (s *Signer) Sign(id, timestamp string, body []byte) string {
 	s.out = s.out[:0]
 	for i, mac := range s.macs {
 		mac.Reset()

@@ -1,4 +1,4 @@
-package callstream
+package webhook
 
 import (
 	"crypto/hmac"
@@ -12,35 +12,33 @@ import (
 	"time"
 )
 
-// signatureTolerance is how far a delivery's timestamp may be from our clock: Standard Webhooks' five minutes, so that a
+// Tolerance is how far a request's timestamp may be from the clock: Standard Webhooks' five minutes, so that a
 // recorded request can't be sent again later.
-const signatureTolerance = 5 * time.Minute
+const Tolerance = 5 * time.Minute
 
-// verifier checks the Standard Webhooks signature v1 of deliveries.
-type verifier struct {
-	secrets [][]byte
-	now     func() time.Time
-}
+// Verifier checks Standard Webhooks signatures v1. It is written from the specification and shares no code with Signer, so
+// that the two can't be wrong together.
+type Verifier struct{ secrets [][]byte }
 
-// newVerifier reads signing secrets as the API shows them: "whsec_" and base64.
-func newVerifier(secrets []string, now func() time.Time) (*verifier, error) {
-	v := &verifier{now: now}
+// NewVerifier reads signing secrets as the API shows them: "whsec_" and base64.
+func NewVerifier(secrets ...string) (*Verifier, error) {
+	v := &Verifier{}
 	for _, s := range secrets {
 		encoded, ok := strings.CutPrefix(strings.TrimSpace(s), "whsec_")
 		if !ok {
-			return nil, errors.New("--secret must be the one that the subscription was created with: whsec_…")
+			return nil, errors.New("a signing secret begins with whsec_: it is what creating the subscription showed")
 		}
 		key, err := base64.StdEncoding.DecodeString(encoded)
 		if err != nil || len(key) == 0 {
-			return nil, errors.New("--secret: what follows whsec_ is not base64; copy it whole")
+			return nil, errors.New("what follows whsec_ in the signing secret is not base64: copy it whole")
 		}
 		v.secrets = append(v.secrets, key)
 	}
 	return v, nil
 }
 
-// verify returns nil if the request was signed with one of the secrets, lately, or says what is wrong.
-func (v *verifier) verify(h http.Header, body []byte) error {
+// Verify returns nil if a request that arrives now was signed with one of the secrets, lately, or says what is wrong.
+func (v *Verifier) Verify(h http.Header, body []byte, now time.Time) error {
 	id, stamp, signatures := h.Get("webhook-id"), h.Get("webhook-timestamp"), h.Get("webhook-signature")
 	var missing []string
 	for name, value := range map[string]string{"webhook-id": id, "webhook-timestamp": stamp, "webhook-signature": signatures} {
@@ -58,10 +56,10 @@ func (v *verifier) verify(h http.Header, body []byte) error {
 	if err != nil {
 		return errors.New("webhook-timestamp is not a number of seconds")
 	}
-	switch age := v.now().Sub(time.Unix(seconds, 0)); {
-	case age > signatureTolerance:
-		return fmt.Errorf("its timestamp is %s old, more than %s", age.Round(time.Second), signatureTolerance)
-	case age < -signatureTolerance:
+	switch age := now.Sub(time.Unix(seconds, 0)); {
+	case age > Tolerance:
+		return fmt.Errorf("its timestamp is %s old, more than %s", age.Round(time.Second), Tolerance)
+	case age < -Tolerance:
 		return fmt.Errorf("its timestamp is %s in the future; is this clock right?", (-age).Round(time.Second))
 	}
 	symmetric := false

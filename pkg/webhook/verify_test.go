@@ -1,0 +1,63 @@
+package webhook_test
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"net/http"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/callstream/callstream/pkg/webhook"
+)
+
+func TestVerify(t *testing.T) {
+	key := []byte("0123456789abcdef0123456789abcdef")
+	secret := "whsec_" + base64.StdEncoding.EncodeToString(key)
+	other := "whsec_" + base64.StdEncoding.EncodeToString([]byte("another"))
+	now := time.Unix(1_700_000_000, 0)
+	sign := func(id, body string, at time.Time) http.Header {
+		mac := hmac.New(sha256.New, key)
+		stamp := strconv.FormatInt(at.Unix(), 10)
+		mac.Write([]byte(id + "." + stamp + "." + body))
+		h := http.Header{}
+		h.Set("webhook-id", id)
+		h.Set("webhook-timestamp", stamp)
+		h.Set("webhook-signature", "v1a,xyz v1,AAAA v1,"+base64.StdEncoding.EncodeToString(mac.Sum(nil)))
+		return h
+	}
+	verify := func(h http.Header, body []byte, secrets ...string) error {
+		v, err := webhook.NewVerifier(secrets...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v.Verify(h, body, now)
+	}
+	if err := verify(sign("msg", "{}", now), []byte("{}"), other, secret); err != nil {
+		t.Error(err)
+	}
+	changed := sign("msg", "{}", now)
+	changed.Set("webhook-id", "other")
+	for name, err := range map[string]error{
+		"body":      verify(sign("msg", "{}", now), []byte("{ }"), secret),
+		"id":        verify(changed, []byte("{}"), secret),
+		"secret":    verify(sign("msg", "{}", now), []byte("{}"), other),
+		"no secret": verify(sign("msg", "{}", now), []byte("{}")),
+		"old":       verify(sign("msg", "{}", now.Add(-6*time.Minute)), []byte("{}"), secret),
+		"early":     verify(sign("msg", "{}", now.Add(6*time.Minute)), []byte("{}"), secret),
+		"unsigned":  verify(http.Header{}, []byte("{}"), secret),
+	} {
+		if err == nil {
+			t.Errorf("%s: verified", name)
+		}
+	}
+}
+
+func TestVerifierSaysWhatIsWrongWithASecret(t *testing.T) {
+	for _, secret := range []string{"", "sec_AAAA", "whsec_", "whsec_%%%"} {
+		if _, err := webhook.NewVerifier(secret); err == nil {
+			t.Errorf("%q is taken", secret)
+		}
+	}
+}
