@@ -20,7 +20,7 @@ import (
 // every record is done, and everything committed in the end was done.
 func TestLoopFaults(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(4) {
+	for seed := range uint64(3) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			faults(t, rand.New(rand.NewPCG(seed, 7)))
@@ -29,10 +29,10 @@ func TestLoopFaults(t *testing.T) {
 }
 
 func faults(t *testing.T, random *rand.Rand) {
-	const partitions, rounds, batch = 4, 50, 20
+	const partitions, rounds, batch = 4, 25, 20
 	names := []string{"main", "slow"}
 	b := newWire(t, kfake.NumBrokers(3), kfake.SeedTopics(partitions, names...))
-	b.log = zap.NewExample(zap.IncreaseLevel(zap.InfoLevel))
+	b.log = zap.NewNop()
 	began := time.Now()
 	var mu sync.Mutex
 	done := make(map[string]int)
@@ -80,9 +80,7 @@ func faults(t *testing.T, random *rand.Rand) {
 				b.produce(n, p, batch)
 			}
 		}
-		act := random.IntN(14)
-		fmt.Printf("%.2f round act %d members %d done %d\n", time.Since(began).Seconds(), act, len(members), func() int { mu.Lock(); defer mu.Unlock(); return len(done) }())
-		switch act {
+		switch random.IntN(14) {
 		case 0:
 			if len(members) < 4 {
 				members = append(members, b.member(change))
@@ -122,7 +120,6 @@ func faults(t *testing.T, random *rand.Rand) {
 		<-time.After(time.Duration(random.IntN(400)) * time.Millisecond)
 	}
 	all := len(names) * partitions * rounds * batch
-	time.AfterFunc(25*time.Second, func() { for _, m := range members { m.dump() }; mu.Lock(); fmt.Println("DONE", len(done)); mu.Unlock() })
 	b.until("all are done", func() bool { mu.Lock(); defer mu.Unlock(); return len(done) == all })
 	b.until("all is committed", func() bool {
 		for p := range int32(partitions) {

@@ -106,7 +106,7 @@ const (
 	holdAtMost       = time.Second
 	sessionTimeout   = 10 * time.Second
 	heartbeat        = 2 * time.Second
-	rebalanceTimeout = time.Minute
+	rebalanceTimeout = 30 * time.Second
 )
 
 func (c *LoopConfig) defaults() error {

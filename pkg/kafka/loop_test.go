@@ -47,7 +47,7 @@ func newBed(t *testing.T, opts ...kfake.Opt) *bed {
 }
 
 func newWire(t *testing.T, opts ...kfake.Opt) *bed {
-	b := &bed{t: t, patience: time.Minute, dialFn: (&net.Dialer{}).DialContext, dial: kgo.DialTimeout(time.Second), group: []kgo.Opt{kgo.HeartbeatInterval(200 * time.Millisecond), kgo.SessionTimeout(2 * time.Second)}}
+	b := &bed{t: t, patience: time.Minute, dialFn: (&net.Dialer{}).DialContext, dial: kgo.DialTimeout(time.Second), group: []kgo.Opt{kgo.HeartbeatInterval(200 * time.Millisecond), kgo.SessionTimeout(2 * time.Second), kgo.RebalanceTimeout(3 * time.Second)}}
 	b.start(append([]kfake.Opt{kfake.GroupMinSessionTimeout(time.Second)}, opts...)...)
 	return b
 }

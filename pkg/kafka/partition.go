@@ -203,18 +203,11 @@ func (p *partition) deliver(fp kgo.FetchTopicPartition) {
 	p.queue = append(p.queue, fp.Records...)
 	for _, r := range fp.Records {
 		p.queueBytes += recordSize(r)
+		if n := len(p.epochs); n == 0 || p.epochs[n-1].epoch != r.LeaderEpoch {
+			p.epochs = append(p.epochs, epochMark{r.Offset, r.LeaderEpoch})
+		}
 	}
 	p.next, p.end = last.Offset+1, fp.HighWatermark
-	if n := len(p.epochs); n == 0 || p.epochs[n-1].epoch != last.LeaderEpoch {
-		from := first.Offset
-		for _, r := range fp.Records {
-			if r.LeaderEpoch == last.LeaderEpoch {
-				from = r.Offset
-				break
-			}
-		}
-		p.epochs = append(p.epochs, epochMark{from, last.LeaderEpoch})
-	}
 	full := p.queueBytes >= p.queueHigh.Load() && !p.full
 	p.full = p.full || full
 	p.wakeWorker()
