@@ -76,7 +76,13 @@ type running struct {
 // start runs a dispatcher until stop or the end of the test, and waits until it is ready.
 func (r *rig) start() *running {
 	r.t.Helper()
-	s, err := New(r.cfg, Deps{Telemetry: telemetry.Nop(), Codec: event.NewCodec(r.registry), Box: testBox(r.t), Version: "test"})
+	return r.run(Deps{Telemetry: telemetry.Nop(), Codec: event.NewCodec(r.registry), Box: testBox(r.t), Version: "test"})
+}
+
+// run is start with dependencies of the test's own.
+func (r *rig) run(deps Deps) *running {
+	r.t.Helper()
+	s, err := New(r.cfg, deps)
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -50,10 +50,19 @@ type write struct {
 	follow *follow
 	record kgo.Record
 	tries  int
-	shrunk bool
+	shrunk shrunk
 	value  []byte // room for the record's value, used again once that is written
 	done   func(error)
 }
+
+// shrunk says how far a record was made smaller, because its topic refused it.
+type shrunk int
+
+const (
+	whole    shrunk = iota
+	replaced        // by a dead letter that holds its bytes
+	least           // nothing is left that could be found elsewhere
+)
 
 // newWrite returns a write to be filled; acknowledged ones come back.
 func (s *Service) newWrite() *write {
@@ -73,7 +82,7 @@ func (s *Service) release(w *write) {
 	if cap(w.value) > largestKept {
 		return
 	}
-	w.follow, w.record, w.tries, w.shrunk, w.value = nil, kgo.Record{}, 0, false, w.value[:0]
+	w.follow, w.record, w.tries, w.shrunk, w.value = nil, kgo.Record{}, 0, whole, w.value[:0]
 	s.writes.Put(w)
 }
 
@@ -94,8 +103,7 @@ func (w *write) acknowledged(err error) {
 		f.done()
 	case ctx.Err() != nil:
 		// The partition is somebody else's now: its new owner repeats the record.
-	case errors.Is(err, kafka.ErrTooLarge) && !w.shrunk:
-		w.shrunk = true
+	case errors.Is(err, kafka.ErrTooLarge) && w.shrunk != least:
 		go w.shrink(ctx)
 	case errors.Is(err, kafka.ErrTooLarge):
 		// What is left is a few hundred bytes, so a topic that refuses it has been given a limit that nothing fits.
@@ -128,9 +136,11 @@ func backoff(tries int) time.Duration {
 }
 
 // shrink replaces a record that its topic refuses by one that fits: the same facts without the bytes that can be found
-// elsewhere.
+// elsewhere. A delivery that may not go on to the next topic becomes its dead letter first, and that one without the
+// bytes if it doesn't fit either.
 func (w *write) shrink(ctx context.Context) {
 	s := w.follow.s
+	w.shrunk = least
 	var smaller event.Record
 	switch w.record.Topic {
 	case topic.Attempts:
@@ -148,16 +158,16 @@ func (w *write) shrink(ctx context.Context) {
 		}
 	case topic.Signals, topic.OwnEvents:
 	default:
-		// A delivery that may not go on to the next topic: it ends here.
-		now := time.Now()
-		smaller = s.deadRecord(w.follow.task.Record, reasonTooLarge, "the record is too large for the topic "+w.record.Topic, now)
+		w.shrunk = replaced
+		smaller = s.deadRecord(w.follow.task.Record, reasonTooLarge, "the record is too large for the topic "+w.record.Topic, time.Now())
 		w.record = kgo.Record{Topic: topic.DeadLetters, Partition: w.record.Partition, Key: w.record.Key}
 	}
 	if smaller != nil {
-		value, err := s.codec.Encode(ctx, nil, smaller)
-		if err == nil {
-			w.record.Value = value
+		value, err := s.encode(ctx, nil, smaller)
+		if err != nil {
+			return // the partition is somebody else's now: its new owner repeats the record
 		}
+		w.record.Value = value
 	}
 	w.record.Headers = nil
 	w.produce()
