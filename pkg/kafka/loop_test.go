@@ -126,7 +126,8 @@ func (b *bed) member(change func(*LoopConfig, *member)) *member {
 	}()
 	b.t.Cleanup(func() { // a failed test must not leave it running
 		cancel()
-		<-m.end
+		for range m.end { // until Run has returned
+		}
 	})
 	return m
 }

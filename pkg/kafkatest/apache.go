@@ -251,7 +251,8 @@ func (a *Apache) start(n *node) error {
 		return fmt.Errorf("open a broker's log: %w", err)
 	}
 	defer func() { _ = log.Close() }()
-	cmd := exec.Command(a.java, append(a.jvm(), "kafka.Kafka", filepath.Join(n.dir, "server.properties"))...)
+	// It outlives the context that it is started under: Kill ends it.
+	cmd := exec.CommandContext(context.Background(), a.java, append(a.jvm(), "kafka.Kafka", filepath.Join(n.dir, "server.properties"))...)
 	cmd.Stdout, cmd.Stderr = log, log
 	p, err := spawn(cmd)
 	if err != nil {
@@ -325,7 +326,7 @@ func (a *Apache) waitReady(ctx context.Context, n int) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait for Kafka at %s (last: %v): %w\n%s", strings.Join(a.Brokers, ", "), last, ctx.Err(), tail(filepath.Join(a.nodes[0].dir, "kafka.log")))
+			return fmt.Errorf("wait for Kafka at %s: %w\n%s", strings.Join(a.Brokers, ", "), errors.Join(ctx.Err(), last), tail(filepath.Join(a.nodes[0].dir, "kafka.log")))
 		case <-tick.C:
 		}
 	}
