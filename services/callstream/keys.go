@@ -42,7 +42,7 @@ func newKeysCommand() *cobra.Command {
 	}
 	api.addTo(cmd)
 	out.addTo(cmd)
-	cmd.AddCommand(newKeysCreate(&api, &out), newKeysList(&api, &out), newKeysDelete(&api, &out), newKeysRotate(&api, &out))
+	cmd.AddCommand(newKeysCreate(&api, &out), newKeysList(&api, &out), newDeleteCommand(&api, &out, keysPath, "Revoke keys", "Revoked"), newKeysRotate(&api, &out))
 	return cmd
 }
 
@@ -118,62 +118,13 @@ func (o *output) newKey(w io.Writer, raw json.RawMessage) error {
 }
 
 func newKeysList(api *apiFlags, out *output) *cobra.Command {
-	return &cobra.Command{
-		Use:     "list",
-		Aliases: []string{"ls"},
-		Short:   "All keys of the tenant, newest first",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := api.client(cmd)
-			if err != nil {
-				return err
-			}
-			items, err := c.list(cmd.Context(), keysPath)
-			if err != nil {
-				return err
-			}
-			if out.json {
-				return printJSON(cmd.OutOrStdout(), map[string]any{"items": items})
-			}
-			var rows [][]string
-			for _, item := range items {
-				var k keyView
-				if err := json.Unmarshal(item, &k); err != nil {
-					return fmt.Errorf("read the answer: %w", err)
-				}
-				rows = append(rows, []string{k.ID, k.Name, strings.Join(k.Scopes, ","), dayAndTime(k.CreatedAt), dayAndTime(k.ExpiresAt)})
-			}
-			return table(cmd.OutOrStdout(), "There are no keys; `callstream keys create` makes one.",
-				[]string{"ID", "NAME", "SCOPES", "CREATED", "EXPIRES"}, rows)
+	return listing[keyView]{
+		path: keysPath, short: "All keys of the tenant, newest first", none: "There are no keys; `callstream keys create` makes one.",
+		header: []string{"ID", "NAME", "SCOPES", "CREATED", "EXPIRES"},
+		row: func(k *keyView) []string {
+			return []string{k.ID, k.Name, strings.Join(k.Scopes, ","), dayAndTime(k.CreatedAt), dayAndTime(k.ExpiresAt)}
 		},
-	}
-}
-
-func newKeysDelete(api *apiFlags, out *output) *cobra.Command {
-	return &cobra.Command{
-		Use:     "delete ID…",
-		Aliases: []string{"rm"},
-		Short:   "Revoke keys",
-		Args:    cobra.MinimumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := api.client(cmd)
-			if err != nil {
-				return err
-			}
-			for _, id := range args {
-				if err := c.do(cmd.Context(), http.MethodDelete, keysPath+"/"+url.PathEscape(id), nil, nil, nil); err != nil {
-					return err
-				}
-				if !out.json {
-					fmt.Fprintf(cmd.OutOrStdout(), "Revoked %s.\n", oneLine(id))
-				}
-			}
-			if out.json {
-				return printJSON(cmd.OutOrStdout(), map[string]any{"deleted": args})
-			}
-			return nil
-		},
-	}
+	}.command(api, out)
 }
 
 func newKeysRotate(api *apiFlags, out *output) *cobra.Command {

@@ -66,7 +66,7 @@ func newSubscriptionsCommand() *cobra.Command {
 	out.addTo(cmd)
 	cmd.AddCommand(
 		newSubscriptionsCreate(&api, &out), newSubscriptionsList(&api, &out), newSubscriptionsGet(&api, &out),
-		newSubscriptionsUpdate(&api, &out), newSubscriptionsDelete(&api, &out),
+		newSubscriptionsUpdate(&api, &out), newDeleteCommand(&api, &out, subscriptionsPath, "Remove subscriptions; what was not sent yet is skipped", "Deleted"),
 		newSubscriptionsAction(&api, &out, "verify", "Run the verification handshake again, and activate the subscription when it passes"),
 		newSubscriptionsAction(&api, &out, "activate", "Send deliveries again, after a pause or after the system disabled it"),
 		newSubscriptionsAction(&api, &out, "pause", "Skip deliveries until it is activated"),
@@ -261,38 +261,16 @@ func stateOf(s *subscriptionView) string {
 }
 
 func newSubscriptionsList(api *apiFlags, out *output) *cobra.Command {
-	return &cobra.Command{
-		Use:     "list",
-		Aliases: []string{"ls"},
-		Short:   "All subscriptions, newest first",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := api.client(cmd)
-			if err != nil {
-				return err
-			}
-			items, err := c.list(cmd.Context(), subscriptionsPath)
-			if err != nil {
-				return err
-			}
-			if out.json {
-				return printJSON(cmd.OutOrStdout(), map[string]any{"items": items})
-			}
-			var rows [][]string
-			for _, item := range items {
-				var s subscriptionView
-				if err := json.Unmarshal(item, &s); err != nil {
-					return fmt.Errorf("read the answer: %w", err)
-				}
-				rows = append(rows, []string{s.ID, s.Name, s.State, strings.Join(s.Events, ","), s.URL})
-			}
-			return table(cmd.OutOrStdout(), "There are no subscriptions; `callstream subscriptions create` makes one.",
-				[]string{"ID", "NAME", "STATE", "EVENTS", "URL"}, rows)
+	return listing[subscriptionView]{
+		path: subscriptionsPath, short: "All subscriptions, newest first",
+		none:   "There are no subscriptions; `callstream subscriptions create` makes one.",
+		header: []string{"ID", "NAME", "STATE", "EVENTS", "URL"},
+		row: func(s *subscriptionView) []string {
+			return []string{s.ID, s.Name, s.State, strings.Join(s.Events, ","), s.URL}
 		},
-	}
+	}.command(api, out)
 }
 
-// list reads every page of a list.
 func (c *apiClient) list(ctx context.Context, path string) ([]json.RawMessage, error) {
 	items := []json.RawMessage{}
 	cursor := ""
@@ -400,33 +378,6 @@ answers once it is in force.`,
 	flags.addTo(cmd)
 	cmd.Flags().Int64Var(&version, "if-version", 0, "only if this is still its version")
 	return cmd
-}
-
-func newSubscriptionsDelete(api *apiFlags, out *output) *cobra.Command {
-	return &cobra.Command{
-		Use:     "delete ID…",
-		Aliases: []string{"rm"},
-		Short:   "Remove subscriptions; what was not sent yet is skipped",
-		Args:    cobra.MinimumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := api.client(cmd)
-			if err != nil {
-				return err
-			}
-			for _, id := range args {
-				if err := c.do(cmd.Context(), http.MethodDelete, subscriptionPath(id), nil, nil, nil); err != nil {
-					return err
-				}
-				if !out.json {
-					fmt.Fprintf(cmd.OutOrStdout(), "Deleted %s.\n", oneLine(id))
-				}
-			}
-			if out.json {
-				return printJSON(cmd.OutOrStdout(), map[string]any{"deleted": args})
-			}
-			return nil
-		},
-	}
 }
 
 // newSubscriptionsAction is a command that posts to /v1/subscriptions/{id}/<name>.
