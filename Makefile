@@ -40,9 +40,12 @@ test-kafka: ## the integration suite on a real Apache Kafka that it starts by it
 test-postgres: ## the storage tests on a real PostgreSQL that it starts by itself, or CALLSTREAM_TEST_DATABASE_URL
 	cd services/console && $(GO) run ./storage/withpostgres $(GO) test $(TESTFLAGS) -count=1 -p 1 -timeout 15m ./...
 
+# The first two run beside a loop that does nothing else, on the same broker and endpoint, in turns within one run.
 .PHONY: bench
-bench: ## the benchmarks, side by side with the bare loop
-	$(GO) test -run '^$$' -bench . -benchmem -timeout 60m ./schemas/... ./subscription/... ./services/...
+bench: ## the benchmarks: dispatcher and producer side by side with their bare loops, then codec, filter and consume loop
+	$(GO) test -run '^$$' -bench AgainstTheBareLoop -benchtime 1x -timeout 30m ./services/dispatcher
+	GOGC=400 $(GO) test -run '^$$' -bench Ingest -benchtime 20000x -timeout 30m ./services/producer
+	GOGC=400 $(GO) test -run '^$$' -bench . -benchmem -timeout 30m ./schemas/event ./subscription/... ./services/filter ./pkg/kafka
 
 .PHONY: chaos
 chaos: ## the fault tests with their zero-loss ledger, longer and on Apache Kafka as well
