@@ -44,12 +44,17 @@ func (c *Client) Exchange(ctx context.Context, r *Request, timeout time.Duration
 		return Answer{}, err
 	}
 	if r.URL.Scheme == "http" || c.speaksHTTP1(r.URL.Host) {
-		return c.http1.exchange(ctx, r, time.Now().Add(timeout), buf)
+		a, err := c.http1.exchange(ctx, r, time.Now().Add(timeout), buf)
+		if err != nil && ClassOf(err) == ClassTLS {
+			c.forgetHTTP1(r.URL.Host) // it may have come to speak something else
+		}
+		return a, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	req := &http.Request{
-		Method: r.Method, URL: r.URL, Host: r.URL.Host, Header: r.Header, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		// The transport may be reading the header still when the answer of a hasty endpoint has come.
+		Method: r.Method, URL: r.URL, Host: r.URL.Host, Header: r.Header.Clone(), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 	}
 	if len(r.Body) > 0 {
 		req.ContentLength = int64(len(r.Body))
@@ -80,6 +85,12 @@ func (c *Client) speaksHTTP1(host string) bool {
 	defer c.mu.RUnlock()
 	_, ok := c.plain[host]
 	return ok
+}
+
+func (c *Client) forgetHTTP1(host string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.plain, host)
 }
 
 func (c *Client) learnHTTP1(host string) {

@@ -37,6 +37,11 @@ const (
 	// checkAfter is how long a connection may have been idle and still be used without looking whether the other side has
 	// closed it.
 	checkAfter = 100 * time.Millisecond
+	// besidesAbove is the size of a request from which on it is written beside the reading of its answer.
+	besidesAbove = 64 << 10
+	// writeGrace is how much longer a request may be written whose answer has come whole: an endpoint that has read it all
+	// keeps its connection.
+	writeGrace = 50 * time.Millisecond
 )
 
 var (
@@ -169,12 +174,33 @@ func (c *h1Conn) exchange(ctx context.Context, r *Request, deadline time.Time, m
 	if c.out, err = r.append(c.out[:0]); err != nil {
 		return a, true, &Error{ClassInvalid, "request", err}
 	}
-	_, writeErr := c.Write(c.out)
-	if cap(c.out) > 64<<10 {
+	writeErr := error(nil)
+	var writing chan error // while a large request is being written
+	if len(c.out) <= besidesAbove {
+		_, writeErr = c.Write(c.out)
+	} else {
+		// It may not fit into what is buffered on the way, so an endpoint that answers before it has read it, or instead,
+		// would be heard only after it had been written whole.
+		writing = make(chan error, 1)
+		out := c.out
+		go func() {
+			_, err := c.Conn.Write(out)
+			writing <- err
+		}()
+	}
+	if cap(c.out) > besidesAbove {
 		c.out = nil // a rare large body must not stay with every connection
 	}
 	if writeErr != nil && errors.Is(writeErr, errDeadline) {
 		return a, false, &Error{ClassTimeout, "request", writeErr}
+	}
+	// settled ends the writing once the answer is there or none will come; what the endpoint has read it has read.
+	settled := func() error {
+		if writing != nil {
+			_ = c.SetWriteDeadline(time.Now().Add(writeGrace))
+			writeErr, writing = <-writing, nil
+		}
+		return writeErr
 	}
 	// An endpoint may answer before it has read everything and close; so look for an answer also after a failed write.
 	c.left = maxHeader
@@ -182,12 +208,12 @@ func (c *h1Conn) exchange(ctx context.Context, r *Request, deadline time.Time, m
 	var resp *http.Response
 	for {
 		if _, err := c.reader.Peek(1); err != nil && resp == nil {
-			if writeErr != nil && c.reused {
-				return a, false, errStale
+			if class := classify(err); class == ClassTimeout || settled() == nil || !c.reused {
+				return a, false, &Error{class, "request", err}
 			}
-			return a, false, &Error{classify(err), "request", err}
+			return a, false, errStale
 		}
-		if writeErr == nil && r.Method == http.MethodPost {
+		if writing == nil && writeErr == nil && r.Method == http.MethodPost {
 			arrived, _ := c.reader.Peek(c.reader.Buffered())
 			if size, status, header, length := simpleHead(arrived); size > 0 {
 				_, _ = c.reader.Discard(size)
@@ -217,7 +243,7 @@ func (c *h1Conn) exchange(ctx context.Context, r *Request, deadline time.Time, m
 		}
 		return a, false, nil
 	}
-	keep = whole && writeErr == nil && !resp.Close && resp.StatusCode != http.StatusSwitchingProtocols && c.reader.Buffered() == 0
+	keep = whole && settled() == nil && !resp.Close && resp.StatusCode != http.StatusSwitchingProtocols && c.reader.Buffered() == 0
 	return a, keep, nil
 }
 
@@ -268,7 +294,12 @@ func (r *Request) append(b []byte) ([]byte, error) {
 	if !validToken(r.Method) {
 		return b, fmt.Errorf("the method %q is not one", r.Method)
 	}
-	b = append(append(append(b, r.Method...), ' '), r.URL.RequestURI()...)
+	target := r.URL.RequestURI()
+	if !validTarget(target) || !validTarget(r.URL.Host) {
+		// What a parser let through may have been changed since. The text could hold a secret.
+		return b, errors.New("the URL has characters that none can have")
+	}
+	b = append(append(append(b, r.Method...), ' '), target...)
 	b = append(append(append(b, " HTTP/1.1\r\nHost: "...), r.URL.Host...), "\r\n"...)
 	for name, values := range r.Header {
 		if !validToken(name) {
@@ -299,6 +330,16 @@ func validToken(s string) bool {
 		}
 	}
 	return s != ""
+}
+
+// validTarget says whether s has no white space and no control characters, which would end it in a request.
+func validTarget(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c <= ' ' || c == 0x7f {
+			return false
+		}
+	}
+	return true
 }
 
 func validValue(s string) bool {

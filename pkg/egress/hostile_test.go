@@ -1,0 +1,101 @@
+package egress_test
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/callstream/callstream/pkg/egress"
+)
+
+// An endpoint that answers a large request without reading it, and leaves the connection open, has answered.
+func TestExchangeTakesAnAnswerFromWhoReadsNothing(t *testing.T) {
+	c := newClient(t, egress.Options{Config: egress.Config{AllowPrivate: true, AllowHTTP: true}})
+	hang := make(chan struct{})
+	t.Cleanup(func() { close(hang) })
+	for _, answer := range []string{
+		"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno",
+		"HTTP/1.1 413 Too Large\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n",
+	} {
+		target := raw(t, func(conn net.Conn) {
+			_, _ = io.WriteString(conn, answer)
+			<-hang
+		})
+		// More than the buffers of both sockets hold.
+		start := time.Now()
+		a, err := c.Exchange(t.Context(), &egress.Request{Method: http.MethodPost, URL: parsed(t, target), Body: make([]byte, 32<<20)}, time.Minute, make([]byte, 10))
+		if err != nil || a.Status != 413 || string(a.Body) != "no" || time.Since(start) > 30*time.Second {
+			t.Errorf("%d %q %v after %v", a.Status, a.Body, err, time.Since(start))
+		}
+	}
+}
+
+// The query of a delivery is not the endpoint's URL, and has passed no parser.
+func TestExchangeRefusesATargetThatWouldSmuggle(t *testing.T) {
+	c := newClient(t, egress.Options{Config: egress.Config{AllowPrivate: true, AllowHTTP: true}})
+	target := raw(t, func(net.Conn) { t.Error("a request arrived") })
+	for name, change := range map[string]func(*url.URL){
+		"query": func(u *url.URL) { u.RawQuery = "a=b HTTP/1.1\r\nX-Other: c\r\n\r\n" },
+		"space": func(u *url.URL) { u.RawQuery = "a=b c" },
+	} {
+		u := parsed(t, target)
+		change(u)
+		_, err := c.Exchange(t.Context(), &egress.Request{Method: http.MethodPost, URL: u, Header: http.Header{}}, 10*time.Second, nil)
+		if egress.ClassOf(err) != egress.ClassInvalid {
+			t.Errorf("%s: got %v, want invalid", name, err)
+		}
+	}
+}
+
+// What an endpoint speaks may change: one that no longer speaks HTTP/1.1 is asked anew.
+func TestExchangeLearnsAnew(t *testing.T) {
+	var only atomic.Value
+	only.Store("http/1.1")
+	server, _ := counted(t, true, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Connection", "close")
+		_, _ = io.WriteString(w, r.Proto)
+	})
+	server.TLS = &tls.Config{NextProtos: []string{"h2", "http/1.1"}}
+	server.TLS.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if !slices.Contains(hello.SupportedProtos, only.Load().(string)) {
+			return nil, errors.New("no protocol in common")
+		}
+		cfg := server.TLS.Clone()
+		cfg.NextProtos = []string{only.Load().(string)}
+		return cfg, nil
+	}
+	server.StartTLS()
+	roots := x509.NewCertPool()
+	roots.AddCert(server.Certificate())
+	c := newClient(t, egress.Options{
+		Config: egress.Config{AllowPrivate: true}, TLS: &tls.Config{RootCAs: roots},
+		Resolver: &names{answers: map[string][][]netip.Addr{"example.com": {addrs("127.0.0.1")}}},
+	})
+	ask := func() (string, error) {
+		a, err := c.Exchange(t.Context(), &egress.Request{
+			Method: http.MethodPost, URL: parsed(t, "https://example.com:"+portOf(t, server)+"/"), Header: http.Header{},
+		}, 10*time.Second, make([]byte, 100))
+		return string(a.Body), err
+	}
+	for range 2 {
+		if got, err := ask(); got != "HTTP/1.1" || err != nil {
+			t.Fatalf("%s %v", got, err)
+		}
+	}
+	only.Store("h2")
+	if got, err := ask(); egress.ClassOf(err) != egress.ClassTLS {
+		t.Fatalf("%s %v, want a failed handshake", got, err)
+	}
+	if got, err := ask(); got != "HTTP/2.0" || err != nil {
+		t.Errorf("%s %v after the handshake had failed", got, err)
+	}
+}
