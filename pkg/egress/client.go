@@ -54,6 +54,10 @@ type Options struct {
 	DialTimeout time.Duration
 	// MaxHeaderBytes bounds the headers of an answer. Zero is 64 KiB.
 	MaxHeaderBytes int64
+	// PingAfter is how long an HTTP/2 connection may be silent, with requests waiting on it, before it is asked whether it
+	// lives; it has as long again to answer. Without that, all requests to an endpoint would go to a connection that was
+	// cut on the way, until the kernel gives it up after many minutes. Zero is 10 s.
+	PingAfter time.Duration
 	// Resolver is net.DefaultResolver where nil.
 	Resolver Resolver
 	// TLS holds further TLS settings: roots for a test, a client certificate for mtls. The least version is raised to 1.2.
@@ -116,6 +120,9 @@ func NewClient(o Options) (*Client, error) {
 			ExpectContinueTimeout:  time.Second,
 			ReadBufferSize:         4 << 10,
 			WriteBufferSize:        8 << 10,
+			HTTP2: &http.HTTP2Config{
+				SendPingTimeout: orDuration(o.PingAfter, 10*time.Second), PingTimeout: orDuration(o.PingAfter, 10*time.Second),
+			},
 		},
 	}, nil
 }

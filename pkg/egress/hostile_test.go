@@ -1,6 +1,7 @@
 package egress_test
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -97,5 +99,103 @@ func TestExchangeLearnsAnew(t *testing.T) {
 	}
 	if got, err := ask(); got != "HTTP/2.0" || err != nil {
 		t.Errorf("%s %v after the handshake had failed", got, err)
+	}
+}
+
+// relay passes connections on to a server, until they are cut: then nothing passes, and nobody is told.
+func relay(t *testing.T, to string) (address string, cut func()) {
+	t.Helper()
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var conns []net.Conn
+	silent := map[net.Conn]bool{}
+	pass := func(dst, src net.Conn) {
+		buf := make([]byte, 4096)
+		for {
+			n, err := src.Read(buf)
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			dead := silent[src]
+			mu.Unlock()
+			if dead {
+				continue
+			}
+			if _, err := dst.Write(buf[:n]); err != nil {
+				return
+			}
+		}
+	}
+	go func() {
+		for {
+			near, err := l.Accept()
+			if err != nil {
+				return
+			}
+			var d net.Dialer
+			far, err := d.DialContext(context.Background(), "tcp", to)
+			if err != nil {
+				_ = near.Close()
+				return
+			}
+			mu.Lock()
+			conns = append(conns, near, far)
+			mu.Unlock()
+			go pass(near, far)
+			go pass(far, near)
+		}
+	}()
+	t.Cleanup(func() {
+		_ = l.Close()
+		mu.Lock()
+		defer mu.Unlock()
+		for _, c := range conns {
+			_ = c.Close()
+		}
+	})
+	return l.Addr().String(), func() {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, c := range conns {
+			silent[c] = true
+		}
+	}
+}
+
+// A connection that was cut on the way without a word does not keep the endpoint's next requests.
+func TestExchangeLeavesADeadHTTP2Connection(t *testing.T) {
+	server, _ := counted(t, true, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Proto) })
+	server.StartTLS()
+	roots := x509.NewCertPool()
+	roots.AddCert(server.Certificate())
+	address, cut := relay(t, server.Listener.Addr().String())
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newClient(t, egress.Options{
+		Config: egress.Config{AllowPrivate: true}, TLS: &tls.Config{RootCAs: roots}, PingAfter: 20 * time.Millisecond,
+		Resolver: &names{answers: map[string][][]netip.Addr{"example.com": {addrs("127.0.0.1")}}},
+	})
+	ask := func(timeout time.Duration) (string, error) {
+		a, err := c.Exchange(t.Context(), &egress.Request{
+			Method: http.MethodPost, URL: parsed(t, "https://example.com:"+port+"/"), Header: http.Header{}, Body: []byte("{}"),
+		}, timeout, make([]byte, 100))
+		return string(a.Body), err
+	}
+	if got, err := ask(10 * time.Second); got != "HTTP/2.0" || err != nil {
+		t.Fatalf("%s %v", got, err)
+	}
+	cut()
+	if got, err := ask(2 * time.Second); err == nil {
+		t.Fatalf("%s through a connection that was cut", got)
+	}
+	if got, err := ask(10 * time.Second); got != "HTTP/2.0" || err != nil {
+		t.Errorf("%s %v after the connection had been cut", got, err)
 	}
 }
