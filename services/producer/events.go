@@ -200,7 +200,10 @@ func (s *Service) produce(b *batch, w http.ResponseWriter, r *http.Request, refu
 		return refuse(p.With("ids", b.ids))
 	case <-r.Context().Done():
 		b.timer.Stop()
-		return http.StatusRequestTimeout // nobody hears it; it is for the metric alone
+		// One that only closed its sending side looks the same and still reads: without an answer it would be told 200.
+		p := unavailable("the connection was closed before Kafka acknowledged every event. Some may have been accepted; repeating them under these ids is safe")
+		refuse(p.With("ids", b.ids))
+		return http.StatusRequestTimeout // for the metric
 	}
 	if failure := b.failed.Load(); failure != nil {
 		return refuse(s.failure(*failure).With("ids", b.ids))

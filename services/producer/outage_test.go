@@ -296,6 +296,8 @@ func TestACallerThatGoesAway(t *testing.T) {
 		time.AfterFunc(time.Second, leave)
 		a := o.postUntil(ctx, one)
 		require.Equal(t, time.Second, a.took)
+		require.Equal(t, http.StatusServiceUnavailable, a.status, "who only closed its sending side still reads the answer")
+		require.Len(t, a.ids, 1)
 		require.Positive(t, o.service.budget.used.Load(), "its record still counts")
 		release()
 		require.NoError(t, o.service.producer.Flush(o.t.Context()))
