@@ -228,7 +228,13 @@ func (o *outbox) insist(u unsent) {
 		}
 		answer := make(chan error, 1)
 		o.write(ctx, u.record, func(err error) { answer <- err })
-		u.err = <-answer
+		select {
+		case u.err = <-answer:
+		case <-ctx.Done():
+			// The client can't take back what may be on its way, and with the brokers away it answers when they are back:
+			// the end of the process must not wait for that.
+			return
+		}
 	}
 	o.acknowledged(u.work, u.batch)
 }

@@ -120,6 +120,35 @@ func TestAnOffsetCompletesAfterTheLastAcknowledgement(t *testing.T) {
 	})
 }
 
+// The client keeps a record that was sent once for as long as its broker is away: that must not hold up the end.
+func TestALostPartitionWaitsForNoAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		away := make(chan struct{})
+		b := newBroker(t, func(_ string, try int) error {
+			if try > 1 {
+				<-away
+			}
+			return errTransient
+		})
+		o := newOutbox(t, b)
+		ctx, lost := context.WithCancel(t.Context())
+		task := send(ctx, o, &partition{}, "a")
+		time.Sleep(time.Minute) // of the bubble: the second try is under way
+		lost()
+		ended := make(chan struct{})
+		go func() { o.retries.Wait(); close(ended) }()
+		synctest.Wait()
+		select {
+		case <-ended:
+		default:
+			t.Error("the outbox waits for an answer that may never come")
+		}
+		close(away)
+		<-ended
+		assert.False(t, task.isDone())
+	})
+}
+
 func TestWhatFailsIsTriedAgainInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBroker(t, func(value string, try int) error {
