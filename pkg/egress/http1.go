@@ -184,7 +184,7 @@ func (c *h1Conn) exchange(ctx context.Context, r *Request, deadline time.Time, m
 		writing = make(chan error, 1)
 		out := c.out
 		go func() {
-			_, err := c.Conn.Write(out)
+			_, err := c.Write(out)
 			writing <- err
 		}()
 	}
