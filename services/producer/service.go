@@ -164,8 +164,8 @@ func (s *Service) Run(ctx context.Context) error {
 		s.log.Warn("records were still buffered at the end; their senders were told so", zap.Error(ferr))
 	}
 	stop()
+	s.cancel() // before the wait: a key that waits for the registry waits under this
 	group.Wait()
-	s.cancel()
 	s.producer.Close()
 	<-handled // closing fails what is left, so no request waits any longer
 	return err
