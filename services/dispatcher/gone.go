@@ -1,51 +1,71 @@
 package dispatcher
 
-import "sync"
+import (
+	"sync"
+	"time"
 
-// gone remembers which versions of subscriptions were disabled by a signal, until a newer version says what is to hold: the
+	"github.com/callstream/callstream/subscription"
+)
+
+// gone remembers which versions of subscriptions were disabled by a signal, until a newer one says what is to hold: the
 // signal is obeyed at once, the console records it when it comes to it. It is restored from the signals' topic at start.
 type gone struct {
-	mu       sync.RWMutex
-	versions map[string]int64
+	mu    sync.RWMutex
+	until map[string]disabled
+}
+
+// disabled is up to which version a subscription is disabled, and when that was found.
+type disabled struct {
+	version int64
+	at      time.Time
+}
+
+// covers says whether a version is disabled. One that was made after the signal is not, whatever its number: a database
+// that was restored from a backup counts on from a lower one.
+func (d disabled) covers(c *subscription.Compiled) bool {
+	if c.Version > d.version {
+		return false
+	}
+	return c.Subscription == nil || !c.Subscription.UpdatedAt.After(d.at)
 }
 
 // add says that a subscription is disabled up to a version; false where that was known.
-func (g *gone) add(id string, version int64) bool {
+func (g *gone) add(id string, version int64, at time.Time) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if old, ok := g.versions[id]; ok && old >= version {
+	if old, ok := g.until[id]; ok && old.version >= version && !at.After(old.at) {
 		return false
 	}
-	if g.versions == nil {
-		g.versions = map[string]int64{}
+	if g.until == nil {
+		g.until = map[string]disabled{}
 	}
-	g.versions[id] = version
+	g.until[id] = disabled{version, at}
 	return true
 }
 
 // covers says whether that version of a subscription is disabled.
-func (g *gone) covers(id string, version int64) bool {
+func (g *gone) covers(c *subscription.Compiled) bool {
 	g.mu.RLock()
 	defer g.mu.RUnlock()
-	disabled, ok := g.versions[id]
-	return ok && version <= disabled
+	d, ok := g.until[c.ID]
+	return ok && d.covers(c)
 }
 
 // drop forgets about a subscription of which a newer version was read.
-func (g *gone) drop(id string, version int64) {
-	if !g.has(id) {
+func (g *gone) drop(c *subscription.Compiled) {
+	if !g.has(c.ID) {
 		return
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if disabled, ok := g.versions[id]; ok && version > disabled {
-		delete(g.versions, id)
+	if d, ok := g.until[c.ID]; ok && !d.covers(c) {
+		delete(g.until, c.ID)
 	}
 }
 
 func (g *gone) has(id string) bool {
 	g.mu.RLock()
 	defer g.mu.RUnlock()
-	_, ok := g.versions[id]
+	_, ok := g.until[id]
 	return ok
 }

@@ -330,8 +330,11 @@ func (s *Service) applySubscription(r *kgo.Record) {
 	if len(r.Value) == 0 || !s.decodeFeed(r, &record) {
 		return // a tombstone: the deletion before it was applied
 	}
-	if s.book.Apply(&record) {
-		s.gone.drop(record.ID, record.Version)
+	if !s.book.Apply(&record) {
+		return
+	}
+	if c, ok := s.book.Get(record.ID); ok {
+		s.gone.drop(c)
 	}
 }
 
@@ -341,10 +344,10 @@ func (s *Service) applySignal(r *kgo.Record) {
 	if len(r.Value) == 0 || !s.decodeFeed(r, &signal) || signal.Kind != signalDisable {
 		return
 	}
-	if c, ok := s.book.Get(signal.SubscriptionID); ok && c.Version > signal.SubscriptionVersion {
+	if c, ok := s.book.Get(signal.SubscriptionID); ok && !(disabled{signal.SubscriptionVersion, signal.At}).covers(c) {
 		return // it has been dealt with
 	}
-	s.gone.add(signal.SubscriptionID, signal.SubscriptionVersion)
+	s.gone.add(signal.SubscriptionID, signal.SubscriptionVersion, signal.At)
 }
 
 // decodeFeed reads a feed's record. One that doesn't decode is passed over: it can't come from the console.

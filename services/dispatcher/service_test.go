@@ -3,12 +3,14 @@ package dispatcher
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/callstream/callstream/pkg/hooktest"
 	"github.com/callstream/callstream/schemas/event"
@@ -242,6 +244,52 @@ func TestGoneDisablesAtOnceAndAfterARestart(t *testing.T) {
 	r.deliver("sub_1", 1, func(d *event.Delivery) { d.SubscriptionVersion = 3 })
 	waitFor(t, hook, 2)
 	r.done()
+}
+
+// A restored database counts on from a lower version than the one that was disabled: what was changed since is sent.
+func TestGoneEndsWithAChangeInARestoredDatabase(t *testing.T) {
+	r := newRig(t, nil)
+	hook := receiver(t, hooktest.Sequence(hooktest.Answer{Status: 410}, hooktest.Answer{}))
+	r.feed(subscribed(t, "sub_1", hook.URL(), func(s *subscription.Subscription) { s.Version = 9 }))
+	first := r.start()
+	r.deliver("sub_1", 1, func(d *event.Delivery) { d.SubscriptionVersion = 9 })
+	r.read(topic.Signals).wait(1)
+	if err := first.stop(); err != nil {
+		t.Fatal(err)
+	}
+	change := func(updated time.Time, epoch int64) {
+		rec := subscribed(t, "sub_1", hook.URL(), func(s *subscription.Subscription) { s.Version, s.UpdatedAt = 3, updated })
+		rec.Epoch = epoch
+		r.feed(rec)
+	}
+	change(time.Now().Add(-time.Hour), 2)
+	second := r.start()
+	attempts := r.read(topic.Attempts)
+	r.deliver("sub_1", 1, nil)
+	if a := decoded[event.Attempt](r, attempts, 2)[1]; a.Reason != reasonDisabled {
+		t.Errorf("as it was before the signal: %+v", a)
+	}
+	change(time.Now().Add(time.Second), 3)
+	until(t, "the change is applied", func() bool { c, _ := second.book.Get("sub_1"); return c.Epoch == 3 })
+	r.deliver("sub_1", 1, nil)
+	waitFor(t, hook, 2)
+	r.done()
+}
+
+// What an endpoint can make an error say is bounded, and is text.
+func TestAnErrorIsRecordedAsText(t *testing.T) {
+	got := errorText(errors.New("malformed header: \x00\r\n\xff" + strings.Repeat("ä", 40_000)))
+	if len(got) > 510 || !strings.HasPrefix(got, "malformed header:    \uFFFDää") || !utf8.ValidString(got) {
+		t.Errorf("%d bytes: %q", len(got), got)
+	}
+}
+
+// How old an event is says nothing about how long its delivery has been unsendable.
+func TestAnOldDeliveryIsNotGivenUpAtOnce(t *testing.T) {
+	r := newRig(t, nil)
+	r.start()
+	r.deliver("sub_later", 1, func(d *event.Delivery) { d.AcceptedAt = time.Now().Add(-48 * time.Hour) })
+	r.read(topic.Slow).wait(1)
 }
 
 func TestSkipsSayWhy(t *testing.T) {

@@ -18,12 +18,10 @@ import (
 	"go.uber.org/zap"
 )
 
-// givenUpAfter is how long a delivery that cannot be sent for a reason of our own (its subscription was never read, its
-// secrets don't open) goes round before it is dead.
-const (
-	givenUpAfter = 24 * time.Hour
-	givenUpTurns = 300 // about as long, for a record that doesn't say when its event was accepted
-)
+// givenUpTurns is how often a delivery that cannot be sent for a reason of our own (its subscription was never read, its
+// secrets don't open) goes round before it is dead: about a day. The age of the event says nothing: an encryption key
+// that is wrong for a minute must not end every delivery that has been retried for longer.
+const givenUpTurns = 300
 
 // worker sends one delivery at a time, with buffers that it uses again.
 type worker struct {
@@ -149,7 +147,7 @@ func (s *Service) resolve(ctx context.Context, j *job) (*target, string, error) 
 	default:
 		return nil, reasonDisabled, nil
 	}
-	if s.gone.covers(c.ID, c.Version) {
+	if s.gone.covers(c) {
 		return nil, reasonDisabled, nil
 	}
 	if t := state.target.Load(); t != nil && t.compiled == c {
@@ -230,7 +228,7 @@ func (w *worker) send(ctx context.Context, j *job, t *target) {
 	}
 	rec.ErrorClass = a.errorClass()
 	if a.err != nil {
-		rec.Error = a.err.Error()
+		rec.Error = errorText(a.err)
 	}
 	f := s.begin(j.task)
 	switch v.outcome {
@@ -311,7 +309,7 @@ func (w *worker) skip(j *job, reason string) {
 // unsendable parks a delivery that can't be sent for a reason of ours, and gives it up after a day.
 func (s *Service) unsendable(j *job, d *event.Delivery, cause error) {
 	now := time.Now()
-	if j.parked < givenUpTurns && (d.AcceptedAt.IsZero() || now.Sub(d.AcceptedAt) < givenUpAfter) {
+	if j.parked < givenUpTurns {
 		s.failures.Warn("a delivery can't be sent now", zap.String("delivery", d.ID), zap.String("subscription", d.SubscriptionID), zap.Error(cause))
 		s.park(j, now)
 		return
@@ -368,7 +366,7 @@ func (s *Service) hop(d *delivery, now time.Time) {
 
 // disable obeys a 410 here and asks the console to record it.
 func (s *Service) disable(f *follow, d *event.Delivery, version int64, now time.Time) {
-	if s.gone.add(d.SubscriptionID, version) {
+	if s.gone.add(d.SubscriptionID, version, now) {
 		s.metrics.disabled.Add(1)
 		s.log.Info("an endpoint is gone, its subscription is disabled", zap.String("tenant", d.Tenant), zap.String("subscription", d.SubscriptionID))
 	}
