@@ -12,8 +12,12 @@ import (
 // stillOpen looks, without waiting, whether an idle connection has been closed by the other side or has something to
 // read, which before a request it must not have.
 func stillOpen(c net.Conn) bool {
-	if secure, ok := c.(*tls.Conn); ok {
-		c = secure.NetConn()
+	for {
+		secure, ok := c.(*tls.Conn)
+		if !ok {
+			break
+		}
+		c = secure.NetConn() // TLS to the endpoint inside TLS to a proxy, maybe
 	}
 	sys, ok := c.(syscall.Conn)
 	if !ok {
