@@ -8,9 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"go.uber.org/zap"
@@ -27,6 +29,22 @@ type Config struct {
 	HTTPAddr  string `config:"HTTP_ADDR" default:"127.0.0.1:8080" doc:"where the process listens for HTTP: its API if it has one, /healthz, /readyz and /metrics; port 0 picks a free one"`
 	DataDir   string `config:"DATA_DIR" default:"./data" doc:"folder for what must survive restarts on this machine (embedded broker, SQLite, generated keys) and for addresses.json"`
 	Telemetry telemetry.Config
+}
+
+// Validate asks for an address that can be listened on.
+func (c *Config) Validate() []string { return CheckAddr("CALLSTREAM_HTTP_ADDR", c.HTTPAddr) }
+
+// CheckAddr returns, as a problem of the setting that variable names, why addr is no address to listen on: host:port, the
+// host empty for every interface, the port 0 for a free one.
+func CheckAddr(variable, addr string) []string {
+	_, port, err := net.SplitHostPort(addr)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return []string{fmt.Sprintf("%s: %q is not an address to listen on: write host:port, such as 127.0.0.1:8080", variable, addr)}
+	}
+	return nil
 }
 
 // Standalone is what a process with one service of the pipeline has: it needs a cluster and a registry that are there

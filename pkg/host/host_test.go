@@ -131,3 +131,17 @@ const (
 	patience     = 30 * time.Second
 	pollInterval = 5 * time.Millisecond
 )
+
+func TestAddressesAreChecked(t *testing.T) {
+	for _, addr := range []string{"127.0.0.1:8080", ":0", "[::1]:65535", "localhost:80"} {
+		require.Empty(t, (&Config{HTTPAddr: addr}).Validate(), addr)
+	}
+	for _, addr := range []string{"", "nope", "8080", "127.0.0.1", "127.0.0.1:http", "127.0.0.1:65536", "127.0.0.1:-1", "::1:80"} {
+		require.Len(t, (&Config{HTTPAddr: addr}).Validate(), 1, addr)
+	}
+	var settings fakeSettings
+	err := config.Load(&settings, config.Source{Env: []string{"CALLSTREAM_HTTP_ADDR=nope", "CALLSTREAM_LOG_LEVEL=loud"}})
+	require.ErrorContains(t, err, "CALLSTREAM_HTTP_ADDR")
+	require.ErrorContains(t, err, "CALLSTREAM_KAFKA_BROKERS")
+	require.ErrorContains(t, err, "CALLSTREAM_LOG_LEVEL")
+}

@@ -14,13 +14,14 @@ import (
 // settingFlags are the settings of a service as flags of one of our commands. The service's own loader parses them, so
 // that they mean the same everywhere.
 type settingFlags struct {
-	names map[string]bool
-	cmd   *cobra.Command
+	names  map[string]bool
+	cmd    *cobra.Command
+	warned map[string]bool // said already: up loads its settings twice where the first time shows another default
 }
 
 // addSettings declares each setting of dst, a pointer to a Config struct, as a flag of cmd that isn't declared yet.
 func addSettings(cmd *cobra.Command, dst any) *settingFlags {
-	s := &settingFlags{names: map[string]bool{}, cmd: cmd}
+	s := &settingFlags{names: map[string]bool{}, cmd: cmd, warned: map[string]bool{}}
 	entries, err := config.Reference(dst)
 	if err != nil {
 		panic(fmt.Sprintf("callstream: %v", err)) // a Config struct that no loader takes: every test fails on it
@@ -56,7 +57,12 @@ func (s *settingFlags) loadOver(defaults map[string]string, dst any) error {
 			src.Args = append(src.Args, "--"+f.Name+"="+f.Value.String())
 		}
 	})
-	src.Warn = func(message string) { fmt.Fprintln(s.cmd.ErrOrStderr(), "warning: "+message) }
+	src.Warn = func(message string) {
+		if !s.warned[message] {
+			s.warned[message] = true
+			fmt.Fprintln(s.cmd.ErrOrStderr(), "warning: "+message)
+		}
+	}
 	src.Env = os.Environ()
 	return config.Load(dst, src)
 }

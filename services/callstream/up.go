@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/callstream/callstream/pkg/auth"
+	"github.com/callstream/callstream/pkg/config"
 	"github.com/callstream/callstream/pkg/embedded"
 	"github.com/callstream/callstream/pkg/host"
 	"github.com/callstream/callstream/pkg/kafka"
@@ -41,6 +42,18 @@ type UpConfig struct {
 	Console    console.Config
 }
 
+// Validate asks for addresses that the embedded broker and registry can listen on, where they are used.
+func (c *UpConfig) Validate() []string {
+	var problems []string
+	if len(c.Topics.Kafka.Brokers) == 0 {
+		problems = host.CheckAddr("CALLSTREAM_KAFKA_ADDR", c.KafkaAddr)
+	}
+	if len(c.Topics.Registry.URLs) == 0 {
+		problems = append(problems, host.CheckAddr("CALLSTREAM_SCHEMA_REGISTRY_ADDR", c.RegistryAddr)...)
+	}
+	return problems
+}
+
 // upDefaults are what callstream up presumes differently from the services: a single machine, and on loopback a person
 // who tries it out, with endpoints on the same machine and no API key yet.
 func upDefaults(loopback bool) map[string]string {
@@ -61,6 +74,10 @@ CALLSTREAM_DATA_DIR (./data).`,
 		Args: cobra.NoArgs,
 	}
 	settings := addSettings(cmd, &UpConfig{})
+	// Its flags are settings, so a wrong one is a problem of the configuration, as it is for the services apart.
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return &config.Errors{Problems: []config.Problem{{Detail: fmt.Sprintf("%v; `%s --help` lists what there is", err, cmd.CommandPath())}}}
+	})
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := loadUp(settings)
 		if err != nil {

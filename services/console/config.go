@@ -35,7 +35,7 @@ func (c *Config) Validate() []string {
 	var problems []string
 	if c.Auth == authOff && !auth.LoopbackAddr(c.HTTPAddr) {
 		problems = append(problems, "CALLSTREAM_AUTH: off is refused while CALLSTREAM_HTTP_ADDR is "+c.HTTPAddr+
-			", which other machines may reach: use keys, or a loopback address such as 127.0.0.1:8090")
+			", which other machines may reach: use keys, or an address on loopback such as 127.0.0.1")
 	}
 	if !storage.ValidURL(c.DatabaseURL) {
 		problems = append(problems, "CALLSTREAM_DATABASE_URL: it must start with postgres:// or sqlite:")

@@ -29,7 +29,7 @@ type Config struct {
 func (c *Config) Validate() []string {
 	if c.Auth == "off" && !auth.LoopbackAddr(c.HTTPAddr) {
 		return []string{"CALLSTREAM_AUTH: off is refused while CALLSTREAM_HTTP_ADDR is " + c.HTTPAddr +
-			", which other machines may reach: use keys, or a loopback address such as 127.0.0.1:8080"}
+			", which other machines may reach: use keys, or an address on loopback such as 127.0.0.1"}
 	}
 	return nil
 }
