@@ -27,7 +27,7 @@ func (s *Service) runSignals(ctx context.Context) error {
 	loop, err := kafka.NewLoop(kafka.LoopConfig{
 		Config: s.cfg.Kafka, Log: s.log.Named("signals"), Meter: s.deps.Meter, Group: Group, Topics: []string{topic.Signals},
 		ReadCommitted: true,
-		Handle:        func(ctx context.Context, t *kafka.Task) { s.handleSignal(t) },
+		Handle:        s.handleSignal,
 	})
 	if err != nil {
 		return fmt.Errorf("read signals: %w", err)
@@ -40,7 +40,7 @@ func (s *Service) runSignals(ctx context.Context) error {
 
 // handleSignal applies one signal and completes it. While the database or the registry is away it is tried again: a
 // signal that was passed over would leave a dead endpoint enabled.
-func (s *Service) handleSignal(t *kafka.Task) {
+func (s *Service) handleSignal(stopping context.Context, t *kafka.Task) {
 	ctx := t.Context()
 	for {
 		var signal event.Signal
@@ -62,8 +62,9 @@ func (s *Service) handleSignal(t *kafka.Task) {
 		if ctx.Err() == nil {
 			s.log.Warn("a signal waits to be applied", zap.Int64("offset", t.Record.Offset), zap.Error(err))
 		}
-		if pause(ctx, time.Second) != nil {
-			return // the partition is someone else's now, and so is the signal
+		if pause(stopping, time.Second) != nil {
+			t.Abandon() // the partition's next owner tries; the end needn't wait for a database that is away
+			return
 		}
 	}
 }
