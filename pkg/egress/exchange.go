@@ -50,6 +50,9 @@ func (c *Client) Exchange(ctx context.Context, r *Request, timeout time.Duration
 		}
 		return a, err
 	}
+	if _, err := r.head(nil); err != nil { // the transport would refuse it too, but not say so in our classes
+		return Answer{}, &Error{ClassInvalid, "request", err}
+	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	req := &http.Request{

@@ -135,9 +135,12 @@ func TestExchangeRefusesWhatWouldSmuggle(t *testing.T) {
 		"header name":  {Method: "POST", Header: http.Header{"X-Event\r\nId": {"a"}}},
 		"method":       {Method: "POST / HTTP/1.1\r\nX: y\r\n\r\nGET"},
 	} {
-		r.URL = parsed(t, target)
-		if _, err := c.Exchange(t.Context(), r, 10*time.Second, nil); egress.ClassOf(err) != egress.ClassInvalid {
-			t.Errorf("%s: got %v, want invalid", name, err)
+		for _, scheme := range []string{"http", "https"} { // each goes its own way
+			r.URL = parsed(t, target)
+			r.URL.Scheme = scheme
+			if _, err := c.Exchange(t.Context(), r, 10*time.Second, nil); egress.ClassOf(err) != egress.ClassInvalid {
+				t.Errorf("%s over %s: got %v, want invalid", name, scheme, err)
+			}
 		}
 	}
 }

@@ -291,12 +291,19 @@ func readBody(resp *http.Response, buf []byte) (body []byte, truncated, whole bo
 
 // append writes the request as it goes over the wire.
 func (r *Request) append(b []byte) ([]byte, error) {
+	b, err := r.head(b)
+	return append(b, r.Body...), err
+}
+
+// head writes all but the body. Its error says that the request can't be sent as it is, and names no value, which could be a
+// secret.
+func (r *Request) head(b []byte) ([]byte, error) {
 	if !validToken(r.Method) {
 		return b, fmt.Errorf("the method %q is not one", r.Method)
 	}
 	target := r.URL.RequestURI()
 	if !validTarget(target) || !validTarget(r.URL.Host) {
-		// What a parser let through may have been changed since. The text could hold a secret.
+		// What a parser let through may have been changed since, and a character too many would make it two requests.
 		return b, errors.New("the URL has characters that none can have")
 	}
 	b = append(append(append(b, r.Method...), ' '), target...)
@@ -316,8 +323,7 @@ func (r *Request) append(b []byte) ([]byte, error) {
 		b = append(b, "Content-Length: "...)
 		b = append(strconv.AppendInt(b, int64(len(r.Body)), 10), "\r\n"...)
 	}
-	b = append(b, "\r\n"...)
-	return append(b, r.Body...), nil
+	return append(b, "\r\n"...), nil
 }
 
 func validToken(s string) bool {
