@@ -37,6 +37,25 @@ func TestTopicsThatAreNotConfiguredAreReadAsWell(t *testing.T) {
 	}
 }
 
+// A record that a clock which was ahead stamped does not hold up its tier until that time has come.
+func TestAClockThatWasAheadHoldsUpNoTier(t *testing.T) {
+	r := newRig(t, nil)
+	hook := receiver(t, nil)
+	r.feed(subscribed(t, "sub_1", hook.URL(), nil))
+	for _, at := range []time.Time{time.Now().Add(10 * time.Minute), time.Now()} {
+		parked := r.record(r.delivery("sub_1", nil))
+		parked.Topic = topic.RetryTier(20 * time.Millisecond)
+		parked.Headers = append(parked.Headers, kafka.IntHeader(kafka.HeaderAttempt, 1),
+			kafka.IntHeader(kafka.HeaderDue, at.UnixMilli()), kafka.IntHeader(kafka.HeaderEnqueued, at.UnixMilli()))
+		r.produce(parked)
+	}
+	r.start()
+	waitFor(t, hook, 1)
+	if got := hook.Requests()[0].ID; got != "msg_sub_1_2" {
+		t.Errorf("%s was sent", got)
+	}
+}
+
 func TestSourceOf(t *testing.T) {
 	for name, want := range map[string]source{
 		"deliveries.bulk": {kind: fromLane}, "deliveries.retry.2m": {fromTier, 2 * time.Minute}, "deliveries.retry.1500ms": {fromTier, 1500 * time.Millisecond},

@@ -20,6 +20,10 @@ const (
 
 	// nearlyDue is how long a record may hold up those behind it in its tier instead of hopping to another one.
 	nearlyDue = 250 * time.Millisecond
+
+	// clockSkew is how much longer than its delay a record may stay at the head of its tier. One that would stay longer was
+	// stamped by a clock that was ahead of ours.
+	clockSkew = time.Second
 )
 
 // tiers are the delays of the retry topics, ascending.

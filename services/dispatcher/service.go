@@ -287,7 +287,11 @@ func (s *Service) handle(ctx context.Context, t *kafka.Task) {
 	if j.from.kind == fromTier {
 		now := time.Now()
 		if at := leaves(j.enqueued, j.due, j.from.tier); at.After(now) {
-			t.Defer(at)
+			if at.Sub(now) > j.from.tier+clockSkew {
+				s.hop(&j.delivery, now) // waiting for it would hold up what is behind it
+			} else {
+				t.Defer(at)
+			}
 			return
 		}
 		if remaining := j.due.Sub(now); remaining > 0 {
