@@ -58,8 +58,19 @@ func applyTopics(ctx context.Context, cfg TopicsConfig, log *zap.Logger, opts ka
 	if err := client.Ping(ctx); err != nil {
 		return kafka.TopicReport{}, fmt.Errorf("%w: reach Kafka at %s: %w", kafka.ErrTransient, strings.Join(cfg.Kafka.Brokers, ", "), err)
 	}
-	report, err := kafka.EnsureTopics(ctx, client, cfg.specs(), log, opts)
-	if err != nil || opts.DryRun {
+	// First a look, then the changes: where one topic refuses, none may have changed. All pipeline topics need the same
+	// number of partitions, and those that grew could not shrink again.
+	look := opts
+	look.DryRun = true
+	report, err := kafka.EnsureTopics(ctx, client, cfg.specs(), log, look)
+	if err != nil {
+		return kafka.TopicReport{}, err
+	}
+	if opts.DryRun {
+		return report, nil
+	}
+	report, err = kafka.EnsureTopics(ctx, client, cfg.specs(), log, opts)
+	if err != nil {
 		return report, err
 	}
 	registry, err := kafka.NewRegistry(cfg.Registry)
