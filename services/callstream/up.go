@@ -206,7 +206,7 @@ func newServices(version string, cfg *UpConfig, tel *telemetry.Telemetry) (*serv
 	if s.dispatcher, err = dispatcher.New(cfg.Dispatcher, dispatcher.Deps{Telemetry: tel.Named("dispatcher"), Codec: codec, Box: box, Version: version}); err != nil {
 		return nil, fmt.Errorf("dispatcher: %w", err)
 	}
-	if s.console, err = console.New(cfg.Console, console.Deps{Telemetry: tel.Named("console"), Codec: codec, Box: box, InForce: s.inForce, KeysInForce: s.producer.WaitKeysApplied, ExtraPaths: map[string][]byte{"/v1/events": producer.OpenAPI()}}); err != nil {
+	if s.console, err = console.New(cfg.Console, console.Deps{Telemetry: tel.Named("console"), Codec: codec, Box: box, Version: version, InForce: s.inForce, KeysInForce: s.producer.WaitKeysApplied, ExtraPaths: map[string][]byte{"/v1/events": producer.OpenAPI()}}); err != nil {
 		return nil, fmt.Errorf("console: %w", err)
 	}
 	return s, nil

@@ -297,6 +297,7 @@ func TestVerification(t *testing.T) {
 	require.Equal(t, "/hook?x=1", seen.URL.RequestURI())
 	require.Equal(t, "Bearer t0ken", seen.Header.Get("Authorization"))
 	require.Equal(t, "crm", seen.Header.Get("X-Team"))
+	require.Equal(t, "callstream/dev", seen.Header.Get("User-Agent"), "as deliveries have it")
 	require.NotEmpty(t, seen.Header.Get("Webhook-Signature"))
 
 	// A new origin serves only after it has passed.

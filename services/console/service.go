@@ -33,6 +33,8 @@ type Deps struct {
 	InForce func(ctx context.Context, offset int64) error
 	// KeysInForce is InForce for the feed of keys.
 	KeysInForce func(ctx context.Context, offset int64) error
+	// Version goes into the user agent of verification requests; empty means dev.
+	Version string
 	// ExtraPaths are path items of other handlers in this process, as JSON by path; /openapi.json shows them.
 	ExtraPaths map[string][]byte
 	// Now is the clock, time.Now when nil.

@@ -2,6 +2,7 @@ package console
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
@@ -169,7 +170,7 @@ func (s *Service) ask(ctx context.Context, sub *subscription.Subscription, url s
 	credentials.Authorize(req.Header)
 	id, timestamp := "ver_"+ulid.Make().String(), strconv.FormatInt(s.deps.Now().Unix(), 10)
 	req.Header.Set("Content-Type", contentType)
-	req.Header.Set("User-Agent", "callstream")
+	req.Header.Set("User-Agent", "callstream/"+cmp.Or(s.deps.Version, "dev"))
 	req.Header.Set("Webhook-Id", id)
 	req.Header.Set("Webhook-Timestamp", timestamp)
 	if signature := webhook.NewSigner(credentials.Signing).Sign(id, timestamp, body); signature != "" {

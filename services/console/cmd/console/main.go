@@ -38,7 +38,7 @@ func main() {
 				if err != nil {
 					return nil, nil, err
 				}
-				service, err := console.New(s.Console, console.Deps{Telemetry: tel, Codec: event.NewCodec(registry), Box: box})
+				service, err := console.New(s.Console, console.Deps{Telemetry: tel, Codec: event.NewCodec(registry), Box: box, Version: run.Version()})
 				if err != nil {
 					return nil, nil, err
 				}
