@@ -89,8 +89,10 @@ func NewClient(o Options) (*Client, error) {
 	if tlsConfig.ClientSessionCache == nil {
 		tlsConfig.ClientSessionCache = tls.NewLRUClientSessionCache(1024)
 	}
+	proxyTLS := tlsConfig.Clone()
+	proxyTLS.NextProtos = []string{"http/1.1"} // what CONNECT is sent in
 	d := &dialer{
-		resolver: o.Resolver, allowPrivate: o.AllowPrivate, proxy: proxy, proxyTLS: tlsConfig,
+		resolver: o.Resolver, allowPrivate: o.AllowPrivate, proxy: proxy, proxyTLS: proxyTLS,
 		net:     net.Dialer{KeepAlive: 30 * time.Second},
 		timeout: orDuration(o.DialTimeout, 10*time.Second),
 	}
@@ -109,7 +111,7 @@ func NewClient(o Options) (*Client, error) {
 		transport: &http.Transport{
 			// Proxy stays nil: the dialer does the tunnelling, and the environment has no say.
 			DialContext:            d.DialContext,
-			TLSClientConfig:        tlsConfig,
+			TLSClientConfig:        tlsConfig.Clone(), // the transport writes into it
 			TLSHandshakeTimeout:    10 * time.Second,
 			ForceAttemptHTTP2:      true,
 			DisableCompression:     true,

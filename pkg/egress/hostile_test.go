@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -197,5 +198,40 @@ func TestExchangeLeavesADeadHTTP2Connection(t *testing.T) {
 	}
 	if got, err := ask(10 * time.Second); got != "HTTP/2.0" || err != nil {
 		t.Errorf("%s %v after the connection had been cut", got, err)
+	}
+}
+
+// A proxy is spoken to in HTTP/1.1, also when it could do more.
+func TestAProxyIsNotAskedForHTTP2(t *testing.T) {
+	server := httptest.NewTLSServer(nil) // for its certificate
+	server.Close()
+	negotiated := make(chan string, 1)
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer func() { _ = conn.Close() }()
+		secure := tls.Server(conn, &tls.Config{Certificates: server.TLS.Certificates, NextProtos: []string{"h2", "http/1.1"}})
+		if err := secure.HandshakeContext(context.Background()); err != nil {
+			t.Error(err)
+		}
+		negotiated <- secure.ConnectionState().NegotiatedProtocol
+	}()
+	roots := x509.NewCertPool()
+	roots.AddCert(server.Certificate())
+	c := newClient(t, egress.Options{
+		Config: egress.Config{AllowPrivate: true, Proxy: "https://" + l.Addr().String()}, TLS: &tls.Config{RootCAs: roots},
+		Resolver: &names{answers: map[string][][]netip.Addr{"example.com": {addrs("127.0.0.1")}}},
+	})
+	_, err = c.Exchange(t.Context(), &egress.Request{Method: http.MethodPost, URL: parsed(t, "https://example.com/"), Header: http.Header{}}, 10*time.Second, nil)
+	if got := <-negotiated; got == "h2" || egress.ClassOf(err) != egress.ClassProxy {
+		t.Errorf("negotiated %q, then %v", got, err)
 	}
 }
