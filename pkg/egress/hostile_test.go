@@ -235,3 +235,41 @@ func TestAProxyIsNotAskedForHTTP2(t *testing.T) {
 		t.Errorf("negotiated %q, then %v", got, err)
 	}
 }
+
+// Over TLS the farewell to an endpoint that reads nothing would wait for it.
+func TestExchangeSaysNoFarewellToWhoReadsNothing(t *testing.T) {
+	hang := make(chan struct{})
+	t.Cleanup(func() { close(hang) })
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength < 1<<20 {
+			w.Header().Set("Connection", "close")
+			return
+		}
+		conn, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_, _ = io.WriteString(conn, "HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
+		<-hang
+		_ = conn.Close()
+	}))
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	roots := x509.NewCertPool()
+	roots.AddCert(server.Certificate())
+	c := newClient(t, egress.Options{
+		Config: egress.Config{AllowPrivate: true}, TLS: &tls.Config{RootCAs: roots},
+		Resolver: &names{answers: map[string][][]netip.Addr{"example.com": {addrs("127.0.0.1")}}},
+	})
+	// The first finds out what the endpoint speaks. Whether one of the others meets a full buffer is up to the kernel.
+	for i, size := range []int{2, 32 << 20, 32 << 20, 32 << 20, 32 << 20, 32 << 20, 32 << 20} {
+		start := time.Now()
+		a, err := c.Exchange(t.Context(), &egress.Request{
+			Method: http.MethodPost, URL: parsed(t, "https://example.com:"+portOf(t, server)+"/"), Header: http.Header{}, Body: make([]byte, size),
+		}, time.Minute, make([]byte, 10))
+		if err != nil || (a.Status == 413) != (i > 0) || time.Since(start) > 4*time.Second {
+			t.Errorf("%d bytes: %d %v after %v", size, a.Status, err, time.Since(start))
+		}
+	}
+}

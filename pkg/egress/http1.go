@@ -89,7 +89,8 @@ func (h *http1) exchange(ctx context.Context, r *Request, deadline time.Time, bu
 		if keep {
 			h.put(conn)
 		} else {
-			_ = conn.Close()
+			// Closing TLS would first write a farewell, for which an endpoint that reads nothing makes it wait for seconds.
+			_ = beneath(conn.Conn).Close()
 		}
 		if errors.Is(err, errStale) && ctx.Err() == nil {
 			// Not a byte of the answer came and the request could not be written whole, so the endpoint cannot have
@@ -355,6 +356,17 @@ func validValue(s string) bool {
 		}
 	}
 	return true
+}
+
+// beneath is the connection under all TLS: to the endpoint, and to a proxy, maybe.
+func beneath(c net.Conn) net.Conn {
+	for {
+		secure, ok := c.(*tls.Conn)
+		if !ok {
+			return c
+		}
+		c = secure.NetConn()
+	}
 }
 
 // put keeps a connection for the next request to its origin.

@@ -3,7 +3,6 @@
 package egress
 
 import (
-	"crypto/tls"
 	"errors"
 	"net"
 	"syscall"
@@ -12,14 +11,7 @@ import (
 // stillOpen looks, without waiting, whether an idle connection has been closed by the other side or has something to
 // read, which before a request it must not have.
 func stillOpen(c net.Conn) bool {
-	for {
-		secure, ok := c.(*tls.Conn)
-		if !ok {
-			break
-		}
-		c = secure.NetConn() // TLS to the endpoint inside TLS to a proxy, maybe
-	}
-	sys, ok := c.(syscall.Conn)
+	sys, ok := beneath(c).(syscall.Conn)
 	if !ok {
 		return true
 	}
