@@ -55,10 +55,11 @@ type schema struct {
 
 // writer is a schema that some record was written with.
 type writer struct {
-	name     string       // full name of our schema that it is a version of
-	same     bool         // the bytes are those of our own version
-	theirs   hamba.Schema // else: what the bytes are,
-	resolved hamba.Schema // and how they are read into our fields
+	name     string        // full name of our schema that it is a version of
+	same     bool          // the bytes are those of our own version
+	theirs   hamba.Schema  // else: what the bytes are,
+	resolved hamba.Schema  // and how they are read into our fields,
+	extra    []extraColumn // but for those that ours has not
 }
 
 // wireHeader is the length of the magic byte and the schema id.
@@ -286,6 +287,7 @@ func (c *Codec) fetch(ctx context.Context, id int, name string) (*writer, error)
 		if w.resolved, err = hamba.NewSchemaCompatibility().Resolve(ours.parsed, theirs); err != nil {
 			return nil, poison("schema %d: %v", id, err)
 		}
+		w.extra = extraColumns(ours.parsed, theirs)
 	}
 	c.mu.Lock()
 	c.writers[id] = w
@@ -317,5 +319,22 @@ func (c *Codec) translate(w *writer, body []byte) (out []byte, err error) {
 	if err != nil {
 		return nil, poison("%v", err)
 	}
-	return out, nil
+	if len(w.extra) == 0 {
+		return out, nil
+	}
+	var written any
+	if err := api.Unmarshal(w.theirs, body, &written); err != nil {
+		return nil, poison("%v", err)
+	}
+	if !keepExtra(w.extra, generic, written) {
+		return out, nil
+	}
+	with, err := api.Marshal(ours.parsed, generic)
+	if err != nil {
+		return nil, poison("%v", err)
+	}
+	if _, err := readEvent(tableOfSchema(w.name), with); err != nil {
+		return out, nil // a column named like a group of ours, such as caller, has no place among the members
+	}
+	return with, nil
 }

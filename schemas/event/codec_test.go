@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/callstream/callstream/schemas/topic"
 	hamba "github.com/hamba/avro/v2"
@@ -178,7 +179,7 @@ func TestDirectProducers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := `{"type":"call.ended","time":"2026-01-20T10:00:00.123456Z","tenant":"acme","source":"pbx","call_id":"c-1","data":{"duration_ms":1500,"tags":["a","b"],"crm":{"x":1.10}},"y":[]}`
+	want := `{"type":"call.ended","time":"2026-01-20T10:00:00.123456Z","tenant":"acme","source":"pbx","call_id":"c-1","data":{"duration_ms":1500,"tags":["a","b"],"crm":{"x":1.10},"pbx_node":"n3"},"y":[]}`
 	if got := string(e.AppendJSON(nil)); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
@@ -468,6 +469,63 @@ func TestHostileRecordsTakeLinearTime(t *testing.T) {
 
 // Each version that was ever released stays readable, both ways. After a change of a schema, bump its version:
 // CALLSTREAM_UPDATE=1 go test ./event -run TestVersions
+// A platform's own columns, and those of a newer callstream, are members that ours does not declare.
+func TestColumnsThatOursLacks(t *testing.T) {
+	ctx, r := t.Context(), &registry{}
+	text, err := SchemaText("callstream.CallEvent")
+	if err != nil {
+		t.Fatal(err)
+	}
+	added := `,{"name":"crm_owner","type":["null","string"],"default":null},{"name":"mood","type":["null","double"],"default":null,"json":"/analysis/mood_index"},
+		{"name":"vip","type":["null","boolean"],"default":null},{"name":"seat","type":["null","long"],"default":null},{"name":"rooms","type":{"type":"array","items":"string"},"default":[]},
+		{"name":"labels","type":{"type":"map","values":"string"},"default":{}},{"name":"form","type":["null","string"],"default":null,"json_type":"object"},
+		{"name":"at","type":["null",{"type":"long","logicalType":"timestamp-micros"}],"default":null},{"name":"caller","type":["null","string"],"default":null}]}`
+	newer := strings.TrimSuffix(strings.TrimSpace(text), "}")
+	newer = strings.TrimSuffix(strings.TrimSpace(newer), "]") + added
+	id, err := r.Register(ctx, "x", newer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	schema, err := parseSchema(newer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	decode := func(columns map[string]any) string {
+		record := map[string]any{"type": "call.ended", "tenant": "acme", "call_id": "c", "attributes": map[string]any{}, "tags": []any{}, "intents": []any{}, "participants": []any{}, "rooms": []any{}, "labels": map[string]any{}}
+		for k, v := range columns {
+			record[k] = v
+		}
+		body, err := stock().Marshal(schema, record)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, err := NewCodec(r).DecodeEvent(ctx, topic.CallsEvents, append(appendHeader(nil, id), body...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(e.AppendData(nil))
+	}
+	for _, c := range []struct {
+		columns map[string]any
+		want    string
+	}{
+		{nil, `{}`},
+		{map[string]any{"score": 1.5}, `{"score":1.5}`},
+		{map[string]any{"crm_owner": "zoe", "vip": false, "seat": int64(7), "rooms": []any{"a"}, "labels": map[string]any{"x": "1"}, "form": `{"b":1.0,"a":{}}`, "mood": 0.5},
+			`{"analysis":{"mood_index":0.5},"crm_owner":"zoe","vip":false,"seat":7,"rooms":["a"],"labels":{"x":"1"},"form":{"b":1.0,"a":{}}}`},
+		{map[string]any{"at": time.UnixMicro(1768903200123456).UTC()}, `{"at":"2026-01-20T10:00:00.123456Z"}`},
+		{map[string]any{"crm_owner": "zoe", "extra_json": `{"/data/crm_owner":"max","/data/n":1}`}, `{"crm_owner":"max","n":1}`},
+		{map[string]any{"crm_owner": "zoe", "extra_json": ` {"/data/n":1} `}, `{"n":1,"crm_owner":"zoe"}`},
+		{map[string]any{"caller": "no object", "caller_name": "Ada"}, `{"caller":{"name":"Ada"}}`},
+	} {
+		got := decode(c.columns)
+		var a, b any
+		if json.Unmarshal([]byte(got), &a) != nil || json.Unmarshal([]byte(c.want), &b) != nil || fmt.Sprint(a) != fmt.Sprint(b) {
+			t.Errorf("%v:\ngot  %s\nwant %s", c.columns, got, c.want)
+		}
+	}
+}
+
 func TestVersions(t *testing.T) {
 	for _, name := range sortedKeys(schemaFiles()) {
 		t.Run(name, func(t *testing.T) {
