@@ -6,7 +6,6 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -208,6 +207,7 @@ func TestColocatingGroup(t *testing.T) {
 		holds := make(map[int32]map[string]string) // number → topic → member
 		var problems []string
 		done := make(map[string]int)
+		release := make(chan struct{})
 		join := func(id string) *member {
 			return b.member(func(c *LoopConfig, _ *member) {
 				c.Topics = names
@@ -233,7 +233,11 @@ func TestColocatingGroup(t *testing.T) {
 				}
 				c.Handle = func(_ context.Context, task *Task) {
 					go func() {
-						time.Sleep(50 * time.Millisecond)
+						// In flight until the partition is to be given up, so that every rebalance meets work to finish first.
+						select {
+						case <-task.Stopping():
+						case <-release:
+						}
 						mu.Lock()
 						done[fmt.Sprintf("%s/%d/%d", task.Record.Topic, task.Record.Partition, task.Record.Offset)]++
 						mu.Unlock()
@@ -266,6 +270,7 @@ func TestColocatingGroup(t *testing.T) {
 		}
 		a.leave()
 		b.until("two members", settled(c, d))
+		close(release)
 		b.until("all are done", func() bool { mu.Lock(); defer mu.Unlock(); return len(done) == len(names)*numbers*40 })
 		c.leave()
 		d.leave()
