@@ -46,6 +46,11 @@ type Config struct {
 // is for the caller to know.
 func (c *Config) Validate() []string {
 	var problems []string
+	for _, b := range c.Brokers {
+		if strings.ContainsAny(b, " \t/;") {
+			problems = append(problems, fmt.Sprintf("CALLSTREAM_KAFKA_BROKERS: %q is not host:port; separate brokers by commas, without a scheme", b))
+		}
+	}
 	if !c.TLS && (c.TLSCA != "" || c.TLSCert != "" || c.TLSKey != "" || c.TLSServerName != "") {
 		problems = append(problems, "CALLSTREAM_KAFKA_TLS_…: set, but CALLSTREAM_KAFKA_TLS is off: set it to true")
 	}
