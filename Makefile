@@ -13,7 +13,7 @@ GOLANGCI := $(BIN)/golangci-lint-$(GOLANGCI_VERSION)
 RACE ?=
 TESTFLAGS ?=
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-LDFLAGS := -X main.version=$(VERSION)
+LDFLAGS := -X github.com/callstream/callstream/pkg/run.version=$(VERSION)
 
 .PHONY: help
 help: ## list the targets
