@@ -480,18 +480,19 @@ func (r *KeyRecord) ReadAvro(b []byte) error {
 // Replay is the record of that name: a command about a replay of events from the log.
 // A zero time is 0 in its column. Byte slices that ReadAvro sets share memory with its argument.
 type Replay struct {
-	ID             string    // The replay.
-	Tenant         string    // The tenant.
-	SubscriptionID string    // The subscription that gets the events.
-	Command        string    // start, pause, resume or cancel.
-	From           time.Time // Events accepted at or after this.
-	Until          time.Time // Events accepted before this.
-	Types          []string  // Patterns of event types; empty: those of the subscription.
-	Filter         string    // CEL over the event that must hold as well.
-	Rate           float64   // Events a second at most; 0: no limit.
-	RequestedAt    time.Time // When it was asked for.
-	RequestedBy    string    // Who asked.
-	Reason         string    // Why.
+	ID             string        // The replay.
+	Tenant         string        // The tenant.
+	SubscriptionID string        // The subscription that gets the events.
+	Command        string        // start, pause, resume or cancel.
+	From           time.Time     // Events accepted at or after this.
+	Until          time.Time     // Events accepted before this.
+	Types          []string      // Patterns of event types; empty: those of the subscription.
+	Filter         string        // CEL over the event that must hold as well.
+	Rate           float64       // Events a second at most; 0: no limit.
+	RequestedAt    time.Time     // When it was asked for.
+	RequestedBy    string        // Who asked.
+	Reason         string        // Why.
+	Events         []ReplayEvent // The events to be sent again, by their places; empty where time and types say which.
 }
 
 // SchemaName returns the full name of the record's Avro schema.
@@ -511,6 +512,13 @@ func (r *Replay) AppendAvro(b []byte) []byte {
 	b = appendMicros(b, r.RequestedAt)
 	b = appendString(b, r.RequestedBy)
 	b = appendString(b, r.Reason)
+	if len(r.Events) > 0 {
+		b = appendLong(b, int64(len(r.Events)))
+		for i := range r.Events {
+			b = r.Events[i].appendAvro(b)
+		}
+	}
+	b = append(b, 0)
 	return b
 }
 
@@ -529,7 +537,38 @@ func (r *Replay) ReadAvro(b []byte) error {
 	r.RequestedAt = d.micros()
 	r.RequestedBy = d.string()
 	r.Reason = d.string()
+	r.Events = nil
+	for n := d.block(); n > 0; n = d.block() {
+		for range n {
+			var item ReplayEvent
+			item.readAvro(&d)
+			if d.err != nil {
+				return d.err
+			}
+			r.Events = append(r.Events, item)
+		}
+	}
 	return d.done()
+}
+
+// ReplayEvent is one item of Replay.Events: an event's place in the log.
+type ReplayEvent struct {
+	Topic     string // Topic of the event's record.
+	Partition int32  // Partition of the event's record.
+	Offset    int64  // Offset of the event's record.
+}
+
+func (r *ReplayEvent) appendAvro(b []byte) []byte {
+	b = appendString(b, r.Topic)
+	b = appendInt(b, int64(r.Partition))
+	b = appendLong(b, r.Offset)
+	return b
+}
+
+func (r *ReplayEvent) readAvro(d *reader) {
+	r.Topic = d.string()
+	r.Partition = int32(d.int())
+	r.Offset = d.long()
 }
 
 // Response is the record of that name: a captured response of an endpoint, for the agent's screen.
