@@ -32,7 +32,7 @@ func Parse(raw []byte, rules Rules) (*Subscription, error) {
 	}
 	s := decodeObject(dec, object, rules)
 	for field, h := range s.hidden() {
-		if h.set && h.plain == "" {
+		if h.set && h.plain == "" && !rules.SecretsElsewhere {
 			at := pointer("/" + strings.ReplaceAll(field, ".", "/"))
 			dec.fault(at, "no secret is stored yet that could be kept")
 		}

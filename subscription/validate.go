@@ -15,6 +15,9 @@ import (
 type Rules struct {
 	// AllowHTTP lets endpoints use plain http.
 	AllowHTTP bool
+	// SecretsElsewhere lets a new document say {"set": true} of its secrets: it is checked by someone who doesn't have
+	// them at hand. What Parse returns then can't be sealed.
+	SecretsElsewhere bool
 }
 
 // Limits of a subscription.

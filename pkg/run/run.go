@@ -23,6 +23,11 @@ const (
 	ExitConfig = 2 // the configuration or the command line is wrong
 )
 
+// Status is an error that only stands for an exit status: what there was to say has been said.
+type Status int
+
+func (s Status) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
+
 // Main runs fn with the program's arguments until it returns, and exits with the status that its error stands for.
 // SIGTERM and SIGINT cancel fn's context; a second one kills the process.
 func Main(name string, fn func(ctx context.Context, args []string) error) {
@@ -49,6 +54,10 @@ func Report(name string, err error, stdout, stderr io.Writer) int {
 	if text, ok := config.IsHelp(err); ok {
 		fmt.Fprint(stdout, text)
 		return ExitOK
+	}
+	var status Status
+	if errors.As(err, &status) {
+		return int(status)
 	}
 	fmt.Fprintf(stderr, "%s: %v\n", name, err)
 	var wrong *config.Errors

@@ -30,6 +30,7 @@ func TestReport(t *testing.T) {
 		"cancelled":     {fmt.Errorf("serve: %w", context.Canceled), run.ExitOK, "", ""},
 		"failure":       {errors.New("no broker"), run.ExitFailed, "", "x: no broker\n"},
 		"configuration": {fmt.Errorf("load: %w", &config.Errors{Problems: []config.Problem{{Where: "A", Detail: "b"}}}), run.ExitConfig, "", "x: load: 1 problem in the configuration:\n  A: b\n"},
+		"status":        {fmt.Errorf("diff: %w", run.Status(2)), 2, "", ""},
 		"help":          {&config.Help{Text: "usage\n"}, run.ExitOK, "usage\n", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
