@@ -60,6 +60,9 @@ type Compiled struct {
 	compile   sync.Once
 	filter    *Filter
 	filterErr error
+
+	derive  sync.Once
+	derived any
 }
 
 // parse fills Subscription. It is put off until a reader needs it, because parsing JSON is most of what a record costs
@@ -93,6 +96,13 @@ func (c *Compiled) Filter() (*Filter, error) {
 		}
 	})
 	return c.filter, c.filterErr
+}
+
+// Derived returns what its one user makes of this version and keeps with it: the filter its compiled rendering. build is
+// called at most once, by the first call; what it returns must be safe for concurrent use.
+func (c *Compiled) Derived(build func() any) any {
+	c.derive.Do(func() { c.derived = build() })
+	return c.derived
 }
 
 // outranks says whether c is to replace old: a later epoch does, within an epoch a higher version does, and nothing in the

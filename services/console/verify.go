@@ -229,7 +229,11 @@ func sampleFor(sub *subscription.Subscription) (body []byte, contentType string,
 		if e.Time.IsZero() {
 			e.Time = time.Now().UTC()
 		}
-		rendered, err := payload.Render(sub, e)
+		renderer, err := payload.Compile(sub.Payload, sub.Request.Method)
+		if err != nil {
+			return nil, "", fmt.Errorf("render the sample of %s: %w", t.Name, err)
+		}
+		rendered, err := renderer.Render(e)
 		if err != nil {
 			return nil, "", fmt.Errorf("render the sample of %s: %w", t.Name, err)
 		}

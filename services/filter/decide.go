@@ -186,36 +186,39 @@ func (j *job) consider(ctx context.Context, c *subscription.Compiled) error {
 		j.note(c, verdict{outcomeSkipped, reason}, detail, "")
 		return nil
 	}
-	id := event.DeliveryID(j.event.Tenant, j.event.Source, j.event.ID, c.ID)
-	body := j.render(s)
+	body := j.render(c)
+	delivery := payload.NewDelivery(s, j.event, body.body)
 	switch {
 	case body.err != nil:
-		j.note(c, verdict{outcomeDead, deadRender}, body.err.Error(), id)
-		return j.dead(ctx, c, id, deadRender, body.err.Error())
-	case len(body.body.Body) > maxBody:
-		detail := fmt.Sprintf("the body is %d bytes, at most %d are sent", len(body.body.Body), maxBody)
-		j.note(c, verdict{outcomeDead, deadTooLarge}, detail, id)
-		return j.dead(ctx, c, id, deadTooLarge, detail)
+		j.note(c, verdict{outcomeDead, deadRender}, body.err.Error(), delivery.ID)
+		return j.dead(ctx, c, delivery.ID, deadRender, body.err.Error())
+	case body.body.Size() > maxBody:
+		detail := fmt.Sprintf("the body is %d bytes, at most %d are sent", body.body.Size(), maxBody)
+		j.note(c, verdict{outcomeDead, deadTooLarge}, detail, delivery.ID)
+		return j.dead(ctx, c, delivery.ID, deadTooLarge, detail)
 	}
-	j.note(c, verdict{outcomeQueued, ""}, "", id)
-	return j.deliver(ctx, c, id, &body.body)
+	j.note(c, verdict{outcomeQueued, ""}, "", delivery.ID)
+	return j.deliver(ctx, c, &delivery)
 }
 
 // render renders the event for a subscription, once for all that want the same rendering.
-func (j *job) render(s *subscription.Subscription) *rendering {
-	key := payload.Key(s)
+func (j *job) render(c *subscription.Compiled) *rendering {
+	if j.renderings == nil {
+		j.renderings = j.room[:0]
+	}
+	renderer, err := payload.For(c)
+	if err != nil {
+		return &rendering{err: err}
+	}
+	key := renderer.Key()
 	for i := range j.renderings {
 		if j.renderings[i].key == key {
 			return &j.renderings[i]
 		}
 	}
-	if j.renderings == nil {
-		j.renderings = j.room[:0]
-	}
 	started := j.now()
 	var body payload.Rendered
-	var err error
-	j.out.scratch, body, err = payload.Append(j.out.scratch, s, j.event)
+	j.out.scratch, body, err = renderer.Append(j.out.scratch, j.event)
 	j.metrics.rendered(j.now().Sub(started))
 	j.renderings = append(j.renderings, rendering{key: key, body: body, err: err})
 	return &j.renderings[len(j.renderings)-1]
@@ -229,26 +232,11 @@ func (j *job) note(c *subscription.Compiled, v verdict, detail, deliveryID strin
 }
 
 // deliver writes the delivery record. Everything in its value comes from the event record and the subscription.
-func (j *job) deliver(ctx context.Context, c *subscription.Compiled, id string, body *payload.Rendered) error {
+func (j *job) deliver(ctx context.Context, c *subscription.Compiled, delivery *event.Delivery) error {
 	s, e := c.Subscription, j.event
-	delivery := event.Delivery{
-		ID: id, Tenant: e.Tenant, SubscriptionID: c.ID, SubscriptionVersion: c.Version,
-		EventID: e.ID, EventType: e.Type, Source: e.Source, CallID: e.CallID, AgentID: e.AgentID,
-		EventTime: e.Time, AcceptedAt: e.IngestedAt,
-		ContentType: body.ContentType, Method: s.Request.Method, Query: body.Query, Headers: body.Headers,
-		Traceparent: e.Traceparent, Test: e.Test, Lane: s.Lane,
-		EventTopic: j.record.Topic, EventPartition: j.record.Partition, EventOffset: j.record.Offset,
-		Body: body.Body,
-	}
-	if ttl := s.TTL.For(e.Type); ttl > 0 {
-		delivery.ExpiresAt = e.IngestedAt.Add(ttl)
-	}
-	if e.HasSequence {
-		sequence := e.Sequence
-		delivery.Sequence = &sequence
-	}
+	delivery.EventTopic, delivery.EventPartition, delivery.EventOffset = j.record.Topic, j.record.Partition, j.record.Offset
 	b := j.out.batch
-	value, err := j.encode(ctx, b, &delivery)
+	value, err := j.encode(ctx, b, delivery)
 	if err != nil {
 		return err
 	}
@@ -263,7 +251,7 @@ func (j *job) deliver(ctx context.Context, c *subscription.Compiled, id string, 
 	}
 	b.header(kafka.HeaderSubscription, c.ID)
 	b.number(kafka.HeaderSubscriptionVersion, c.Version)
-	b.header(kafka.HeaderDelivery, id)
+	b.header(kafka.HeaderDelivery, delivery.ID)
 	b.number(kafka.HeaderAcceptedAt, e.IngestedAt.UnixMicro())
 	j.out.add(kgo.Record{
 		Topic: lane, Partition: topic.PartitionFor(c.ID, e.CallID, s.Spread, partitions),

@@ -25,6 +25,9 @@ type Rendered struct {
 	Query string
 }
 
+// Size is how many bytes of the rendering come from the event: those of the body and of the query.
+func (r *Rendered) Size() int { return len(r.Body) + len(r.Query) }
+
 // UnknownProfileError names a profile that this build does not render. Saving a subscription with one is refused, so it
 // means that a newer version of callstream wrote the subscription.
 type UnknownProfileError struct{ Profile string }
@@ -33,26 +36,76 @@ func (e *UnknownProfileError) Error() string {
 	return fmt.Sprintf("this version does not render the payload profile %q", e.Profile)
 }
 
-// Key tells renderings apart: two subscriptions with the same key are sent the same bytes for the same event.
-func Key(s *subscription.Subscription) string { return s.Payload.Profile }
+// Renderer renders events for every subscription with the same Key. It is safe for concurrent use.
+type Renderer struct {
+	profile string
+	key     string
+}
 
-// Render renders an event for a subscription. The error is an *UnknownProfileError.
-func Render(s *subscription.Subscription, e *event.Event) (Rendered, error) {
-	_, r, err := Append(nil, s, e)
-	return r, err
+// Compile makes the renderer of a subscription's payload, for requests of the method. The error is an
+// *UnknownProfileError.
+func Compile(p subscription.Payload, method string) (*Renderer, error) {
+	switch p.Profile {
+	case "", subscription.ProfileStandard, subscription.ProfilePostCall:
+	default:
+		return nil, &UnknownProfileError{Profile: p.Profile}
+	}
+	return &Renderer{profile: p.Profile, key: p.Profile}, nil
+}
+
+// For returns the renderer of a version of a subscription, which is compiled once and kept with the version.
+func For(c *subscription.Compiled) (*Renderer, error) {
+	kept := c.Derived(func() any {
+		r, err := Compile(c.Subscription.Payload, c.Subscription.Request.Method)
+		return &compiled{r, err}
+	}).(*compiled)
+	return kept.renderer, kept.err
+}
+
+type compiled struct {
+	renderer *Renderer
+	err      error
+}
+
+// Key tells renderings apart: two subscriptions whose renderers have the same key are sent the same bytes for the same
+// event.
+func (r *Renderer) Key() string { return r.key }
+
+// Render renders an event.
+func (r *Renderer) Render(e *event.Event) (Rendered, error) {
+	_, rendered, err := r.Append(nil, e)
+	return rendered, err
 }
 
 // Append is Render into a buffer of the caller's: it appends the body to dst, returns the grown buffer, and the rendering
 // with its body there. It allocates only where the buffer is too small.
-func Append(dst []byte, s *subscription.Subscription, e *event.Event) ([]byte, Rendered, error) {
+func (r *Renderer) Append(dst []byte, e *event.Event) ([]byte, Rendered, error) {
 	from := len(dst)
-	switch s.Payload.Profile {
-	case subscription.ProfileStandard, "":
-		dst = AppendStandard(dst, e)
+	switch r.profile {
 	case subscription.ProfilePostCall:
 		dst = AppendPostCall(dst, e)
 	default:
-		return dst, Rendered{}, &UnknownProfileError{Profile: s.Payload.Profile}
+		dst = AppendStandard(dst, e)
 	}
 	return dst, Rendered{Body: dst[from:len(dst):len(dst)], ContentType: ContentTypeJSON}, nil
+}
+
+// NewDelivery returns the delivery of a rendering to a subscription, all of it that follows from the event and the
+// subscription. Whoever has read the event from a topic adds its place there.
+func NewDelivery(s *subscription.Subscription, e *event.Event, r Rendered) event.Delivery {
+	d := event.Delivery{
+		ID: event.DeliveryID(e.Tenant, e.Source, e.ID, s.ID), Tenant: e.Tenant, SubscriptionID: s.ID, SubscriptionVersion: s.Version,
+		EventID: e.ID, EventType: e.Type, Source: e.Source, CallID: e.CallID, AgentID: e.AgentID,
+		EventTime: e.Time, AcceptedAt: e.IngestedAt,
+		ContentType: r.ContentType, Method: s.Request.Method, Query: r.Query, Headers: r.Headers, Body: r.Body,
+		Traceparent: e.Traceparent, Test: e.Test, Lane: s.Lane,
+	}
+	if ttl := s.TTL.For(e.Type); ttl > 0 {
+		d.ExpiresAt = e.IngestedAt.Add(ttl)
+	}
+	if e.HasSequence {
+		sequence := e.Sequence
+		d.Sequence = &sequence
+	}
+	return d
 }

@@ -20,8 +20,11 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-func profile(name string) *subscription.Subscription {
-	return &subscription.Subscription{Payload: subscription.Payload{Profile: name}}
+func profile(t testing.TB, name string) *Renderer {
+	t.Helper()
+	r, err := Compile(subscription.Payload{Profile: name}, "POST")
+	require.NoError(t, err)
+	return r
 }
 
 func parse(t testing.TB, raw []byte) *event.Event {
@@ -41,11 +44,11 @@ func TestProfilesRenderTheirGoldenBytes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			raw, err := os.ReadFile(file)
 			require.NoError(t, err)
-			s := profile(subscription.ProfileStandard)
+			s := profile(t, subscription.ProfileStandard)
 			if strings.HasPrefix(name, subscription.ProfilePostCall) {
-				s = profile(subscription.ProfilePostCall)
+				s = profile(t, subscription.ProfilePostCall)
 			}
-			r, err := Render(s, parse(t, raw))
+			r, err := s.Render(parse(t, raw))
 			require.NoError(t, err)
 			assert.Equal(t, ContentTypeJSON, r.ContentType)
 			assert.True(t, json.Valid(r.Body))
@@ -98,7 +101,7 @@ func (r *registry) Register(_ context.Context, _, schema string) (int, error) {
 
 func TestAppendLeavesWhatStandsBefore(t *testing.T) {
 	e := parse(t, []byte(`{"type":"call.ended","call_id":"c"}`))
-	grown, r, err := Append([]byte("before"), profile(subscription.ProfileStandard), e)
+	grown, r, err := profile(t, subscription.ProfileStandard).Append([]byte("before"), e)
 	require.NoError(t, err)
 	assert.Equal(t, "before"+string(r.Body), string(grown))
 	_ = append(r.Body, "x"...)
@@ -106,7 +109,7 @@ func TestAppendLeavesWhatStandsBefore(t *testing.T) {
 }
 
 func TestAProfileOfANewerVersionIsAnError(t *testing.T) {
-	_, err := Render(profile("hologram"), parse(t, []byte(`{"type":"call.ended","call_id":"c"}`)))
+	_, err := Compile(subscription.Payload{Profile: "hologram"}, "POST")
 	var unknown *UnknownProfileError
 	require.ErrorAs(t, err, &unknown)
 	assert.Equal(t, "hologram", unknown.Profile)
@@ -118,15 +121,15 @@ func BenchmarkRender(b *testing.B) {
 			raw, err := os.ReadFile("testdata/" + name + ".event.json")
 			require.NoError(b, err)
 			e := parse(b, raw)
-			s := profile(subscription.ProfileStandard)
+			s := profile(b, subscription.ProfileStandard)
 			if strings.HasPrefix(name, subscription.ProfilePostCall) {
-				s = profile(subscription.ProfilePostCall)
+				s = profile(b, subscription.ProfilePostCall)
 			}
 			b.ReportAllocs()
 			var dst []byte
 			for b.Loop() {
 				var err error
-				if dst, _, err = Append(dst[:0], s, e); err != nil {
+				if dst, _, err = s.Append(dst[:0], e); err != nil {
 					b.Fatal(err)
 				}
 			}
