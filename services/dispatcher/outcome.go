@@ -38,9 +38,8 @@ const (
 
 // result is what a request came to.
 type result struct {
-	status     int           // 0 where no answer came
-	err        error         // of the request, or of reading its answer
-	retryAfter time.Duration // what the endpoint asked for
+	status int   // 0 where no answer came
+	err    error // of the request, or of reading its answer
 }
 
 // errorClass is the class of a result that is no success: of the transport, or of the status.

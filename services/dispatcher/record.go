@@ -5,9 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"strings"
 	"time"
-	"unicode"
 
 	"github.com/callstream/callstream/pkg/kafka"
 	"github.com/callstream/callstream/schemas/event"
@@ -36,19 +34,6 @@ func (s *Service) attemptRecord(a *event.Attempt, d *event.Delivery, r *kgo.Reco
 		BodyTopic:    r.Topic, BodyPartition: r.Partition, BodyOffset: r.Offset, ResponseHeaders: responses,
 		ReplayID: d.ReplayID, Test: d.Test, Traceparent: d.Traceparent, Dispatcher: s.name, AcceptedAt: d.AcceptedAt,
 	}
-}
-
-// errorText is what is recorded of an error. It may repeat what an endpoint sent, whatever and however much that was.
-func errorText(err error) string {
-	const longest = 500
-	text := err.Error()
-	text = text[:min(len(text), longest)]
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(text, "\uFFFD"))
 }
 
 // deadRecord is the dead letter of a record of which only the headers are known.

@@ -16,6 +16,7 @@ import (
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/schemas/topic"
 	"github.com/callstream/callstream/subscription"
+	"github.com/callstream/callstream/subscription/outbound"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.opentelemetry.io/otel/metric"
@@ -47,7 +48,6 @@ type Service struct {
 	codec     *event.Codec
 	box       *secret.Box
 	name      string
-	userAgent string
 
 	tiers     tiers
 	sources   map[string]source // not changed any more when the loop runs
@@ -56,7 +56,7 @@ type Service struct {
 	catching  sync.Mutex
 	feed      *kafka.Feed
 	signals   *kafka.Feed
-	client    *egress.Client
+	sender    *outbound.Sender
 	producer  *kafka.Producer
 	meter     metric.MeterProvider
 	loop      atomic.Pointer[kafka.Loop] // from Run on
@@ -79,11 +79,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	s := &Service{
 		cfg: cfg, log: deps.Log, tracer: deps.Tracer.Tracer("github.com/callstream/callstream/services/dispatcher"),
 		recording: deps.Recording(), codec: deps.Codec, box: deps.Box, name: deps.Name,
-		userAgent: "callstream/" + deps.Version,
-		tiers:     newTiers(policy.Tiers()), book: subscription.NewBook(), running: context.Background(),
-	}
-	if deps.Version == "" {
-		s.userAgent = "callstream/dev"
+		tiers: newTiers(policy.Tiers()), book: subscription.NewBook(), running: context.Background(),
 	}
 	if s.name == "" {
 		host, err := os.Hostname()
@@ -106,8 +102,9 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	if s.metrics, err = newMetrics(deps.Meter, s.scheduler.load); err != nil {
 		return nil, err
 	}
-	if s.client, err = egress.NewClient(egress.Options{
-		Config: cfg.Egress, MaxIdlePerHost: cfg.IdlePerHost, MaxIdle: max(cfg.InFlight, cfg.IdlePerHost),
+	if s.sender, err = outbound.New(outbound.Options{
+		Egress:  egress.Options{Config: cfg.Egress, MaxIdlePerHost: cfg.IdlePerHost, MaxIdle: max(cfg.InFlight, cfg.IdlePerHost)},
+		Version: deps.Version,
 	}); err != nil {
 		return nil, err
 	}
@@ -228,7 +225,7 @@ func (s *Service) Run(ctx context.Context) error {
 	s.producer.Close()
 	stopFeeds()
 	feeds.Wait()
-	s.client.Close()
+	s.sender.Close()
 	if err == nil && ctx.Err() == nil {
 		err = context.Cause(loopCtx)
 	}

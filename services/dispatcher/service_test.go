@@ -3,14 +3,12 @@ package dispatcher
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-	"unicode/utf8"
 
 	"github.com/callstream/callstream/pkg/hooktest"
 	"github.com/callstream/callstream/schemas/event"
@@ -274,14 +272,6 @@ func TestGoneEndsWithAChangeInARestoredDatabase(t *testing.T) {
 	r.deliver("sub_1", 1, nil)
 	waitFor(t, hook, 2)
 	r.done()
-}
-
-// What an endpoint can make an error say is bounded, and is text.
-func TestAnErrorIsRecordedAsText(t *testing.T) {
-	got := errorText(errors.New("malformed header: \x00\r\n\xff" + strings.Repeat("ä", 40_000)))
-	if len(got) > 510 || !strings.HasPrefix(got, "malformed header:    \uFFFDää") || !utf8.ValidString(got) {
-		t.Errorf("%d bytes: %q", len(got), got)
-	}
 }
 
 // How old an event is says nothing about how long its delivery has been unsendable.

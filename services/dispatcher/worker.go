@@ -11,6 +11,7 @@ import (
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/schemas/topic"
 	"github.com/callstream/callstream/subscription"
+	"github.com/callstream/callstream/subscription/outbound"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -28,7 +29,7 @@ type worker struct {
 	s        *Service
 	delivery event.Delivery
 	attempt  event.Attempt
-	body     [keptBody]byte
+	body     [outbound.MaxBody]byte
 }
 
 func (s *Service) newWorker() func(*job) {
@@ -153,11 +154,12 @@ func (s *Service) resolve(ctx context.Context, j *job) (*target, string, error) 
 	if t := state.target.Load(); t != nil && t.compiled == c {
 		return t, "", nil
 	}
-	t, err := newTarget(c, s.box, s.userAgent)
+	prepared, err := s.sender.Target(c.Subscription, s.box)
 	if err != nil {
 		return nil, "", err
 	}
 	// Two workers may do this at once; either's is as good.
+	t := &target{Target: prepared, compiled: c}
 	state.target.Store(t)
 	s.scheduler.setMax(j.shard, c.Subscription.MaxInFlight)
 	return t, "", nil
@@ -195,49 +197,39 @@ func (w *worker) send(ctx context.Context, j *job, t *target) {
 		sendCtx, span = s.tracer.Start(telemetry.Extract(ctx, d.Traceparent), "deliver",
 			trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(
 				attribute.String("webhook.id", d.ID), attribute.String("webhook.type", d.EventType), attribute.Int("webhook.attempt", n),
-				attribute.String("tenant", d.Tenant), attribute.String("subscription", d.SubscriptionID), attribute.String("server.address", t.url.Host)))
+				attribute.String("tenant", d.Tenant), attribute.String("subscription", d.SubscriptionID), attribute.String("server.address", t.Host())))
 		defer span.End()
 		traceparent = telemetry.Inject(sendCtx)
 	} else if traceparent == "" {
 		traceparent = telemetry.NewTraceparent()
 	}
-	q := t.requests.Get().(*request)
-	q.fill(d, n, traceparent, time.Now())
-	a := t.send(sendCtx, s.client, d, q, w.body[:])
+	a := t.Send(sendCtx, d, outbound.Attempt{Number: n, Traceparent: traceparent, Buffer: w.body[:]})
 	if ctx.Err() != nil {
 		// The partition was lost meanwhile: the result is nobody's, the next owner sends it again.
 		j.task.Abandon()
 		return
 	}
-	v := judge(a.result, n, t.sub.Retry, s.cfg.RetrySchedule)
-	now := a.started.Add(a.took)
+	now := a.Started.Add(a.Took)
+	got := result{status: a.Status, err: a.Err}
+	v := judge(got, n, t.compiled.Subscription.Retry, s.cfg.RetrySchedule)
 
 	s.attemptRecord(&w.attempt, d, j.task.Record, n, v)
 	rec := &w.attempt
 	rec.SubscriptionVersion = t.compiled.Version
-	rec.StartedAt, rec.DurationMicros, rec.FirstByteMicros = a.started, a.took.Microseconds(), a.FirstByte.Microseconds()
+	rec.StartedAt, rec.DurationMicros, rec.FirstByteMicros = a.Started, a.Took.Microseconds(), a.FirstByte.Microseconds()
 	rec.ConnectMicros = a.Connect.Microseconds()
-	rec.Method, rec.URL, rec.Traceparent = d.Method, t.urlText, traceparent
-	if rec.Method == "" {
-		rec.Method = "POST"
-	}
-	rec.RequestHeaders = q.record(t)
-	if a.status != 0 {
-		rec.HTTPStatus, rec.ResponseBody, rec.ResponseTruncated = a.status, a.Body, a.Truncated
-		recorded(rec.ResponseHeaders, a.Header)
-	}
-	rec.ErrorClass = a.errorClass()
-	if a.err != nil {
-		rec.Error = errorText(a.err)
-	}
+	rec.Method, rec.URL, rec.Traceparent, rec.RequestHeaders = a.Method, a.URL, traceparent, a.RequestHeader()
+	rec.HTTPStatus, rec.ResponseBody, rec.ResponseTruncated = a.Status, a.Body, a.Truncated
+	a.RecordHeader(rec.ResponseHeaders)
+	rec.ErrorClass, rec.Error = got.errorClass(), a.ErrorText()
 	f := s.begin(j.task)
 	switch v.outcome {
 	case outcomeRetry:
-		due := dueAfter(now, v.delay, a.retryAfter)
+		due := dueAfter(now, v.delay, parseRetryAfter(a.Header.Get("Retry-After"), now))
 		rec.NextAttemptAt = due
 		tier := s.tiers.choose(due.Sub(now))
 		f.write(j.moved(move{
-			topic: topic.RetryTier(tier), tier: tier, due: due, attempts: n, class: rec.ErrorClass, status: a.status, failed: now,
+			topic: topic.RetryTier(tier), tier: tier, due: due, attempts: n, class: rec.ErrorClass, status: a.Status, failed: now,
 		}, now))
 	case outcomeDead:
 		w.dead(f, j, now, v)
@@ -247,19 +239,17 @@ func (w *worker) send(ctx context.Context, j *job, t *target) {
 		s.disable(f, d, t.compiled.Version, now)
 	}
 	f.end()
-	if a.status != 0 && q.reusable(d) {
-		t.requests.Put(q)
-	}
+	a.Release()
 
 	s.metrics.outcome(v.outcome)
-	s.metrics.attempt(ctx, rec.ErrorClass, a.took, a.started.Sub(d.AcceptedAt), n == 1)
+	s.metrics.attempt(ctx, rec.ErrorClass, a.Took, a.Started.Sub(d.AcceptedAt), n == 1)
 	if span != nil {
-		span.SetAttributes(attribute.Int("http.response.status_code", a.status), attribute.String("outcome", v.outcome))
+		span.SetAttributes(attribute.Int("http.response.status_code", a.Status), attribute.String("outcome", v.outcome))
 		if v.outcome != outcomeDelivered {
 			span.SetStatus(codes.Error, rec.ErrorClass)
 		}
 	}
-	s.logAttempt(rec, t.url.Host, traceparent)
+	s.logAttempt(rec, t.Host(), traceparent)
 }
 
 // dead writes the dead letter of what w.attempt tells, and the event for those who watch for exhausted deliveries.

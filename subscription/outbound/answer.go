@@ -1,0 +1,144 @@
+package outbound
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/callstream/callstream/pkg/egress"
+	"github.com/callstream/callstream/schemas/event"
+)
+
+// MaxBody is how much of an answer's body is kept, in bytes.
+const MaxBody = 16 << 10
+
+// Bounds of what is recorded of an answer's headers.
+const (
+	keptHeaders     = 64
+	keptHeaderBytes = 8 << 10
+)
+
+// Answer is what came of a request. Nothing in it holds a secret, but for Header.
+type Answer struct {
+	// Method and URL are those of the request; the values of the URL's query are masked, and what the delivery added to
+	// it is left out.
+	Method, URL string
+	// Status of the answer; 0 where none came.
+	Status int
+	// Header of the answer, as it came: RecordHeader says what may be recorded of it.
+	Header http.Header
+	// Body is in the attempt's buffer; Truncated says that it was longer.
+	Body      []byte
+	Truncated bool
+	// Started is when the request began; it took Took to the end of the body, FirstByte to the answer's headers, and
+	// Connect of that to open a connection (0 where one was there).
+	Started                  time.Time
+	Took, Connect, FirstByte time.Duration
+	// Err says why no answer came, or, beside a status, why its body could not be read to its end. It is an *egress.Error.
+	Err error
+
+	target  *Target
+	request *request
+}
+
+// Send makes one request for a delivery, to where its type is routed, and reads the answer, all within the
+// subscription's timeout or until ctx ends.
+func (t *Target) Send(ctx context.Context, d *event.Delivery, o Attempt) Answer {
+	a := Answer{target: t, Started: time.Now()}
+	to, err := t.endpointOf(d.EventType)
+	if err != nil {
+		a.Err = &egress.Error{Class: egress.ClassInvalid, Op: "request", Err: err}
+		return a
+	}
+	q := t.requests.Get().(*request)
+	q.fill(t, to, d, o)
+	a.request, a.Method, a.URL = q, q.out.Method, to.recorded
+	buf := o.Buffer
+	if buf == nil {
+		buf = make([]byte, MaxBody)
+	}
+	got, err := t.client.Exchange(ctx, &q.out, t.timeout, buf)
+	a.Took = time.Since(a.Started)
+	if err != nil {
+		a.Err = err
+		return a
+	}
+	a.Status, a.Header, a.Body, a.Truncated, a.Err = got.Status, got.Header, got.Body, got.Truncated, got.Err
+	a.FirstByte, a.Connect = got.FirstByte, got.Connect
+	return a
+}
+
+// RequestHeader returns the headers that were sent, secrets masked. The map lasts until Release.
+func (a *Answer) RequestHeader() map[string]string {
+	if a.request == nil {
+		return nil
+	}
+	return a.request.record(a.target)
+}
+
+// Release gives the parts of the request back for the next one. It need not be called, and nothing that the Answer
+// returned about its request may be used after it.
+func (a *Answer) Release() {
+	// Without an answer the request may still be on its way out.
+	if a.request != nil && a.Status != 0 {
+		a.target.requests.Put(a.request)
+	}
+	a.request = nil
+}
+
+// RecordHeader writes the answer's headers to dst, up to a bound.
+func (a *Answer) RecordHeader(dst map[string]string) {
+	clear(dst)
+	size := 0
+	for name, values := range a.Header {
+		if len(values) == 0 || len(dst) >= keptHeaders {
+			continue
+		}
+		value := values[0]
+		for _, more := range values[1:] {
+			value += ", " + more
+		}
+		if size += len(name) + len(value); size > keptHeaderBytes {
+			return
+		}
+		dst[name] = value
+	}
+}
+
+// ErrorText is what may be recorded of Err, "" for none. An error may repeat what an endpoint sent, whatever and however
+// much that was.
+func (a *Answer) ErrorText() string {
+	if a.Err == nil {
+		return ""
+	}
+	const longest = 500
+	text := a.Err.Error()
+	text = text[:min(len(text), longest)]
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(text, "\uFFFD"))
+}
+
+// Prepared is a request as Send would make it, to be shown: the values of secret headers are masked.
+type Prepared struct {
+	Method string
+	URL    string
+	Header http.Header
+	Body   []byte
+}
+
+// Prepare returns the request that Send would make, and makes none. An error says that the delivery's URL does not parse.
+func (t *Target) Prepare(d *event.Delivery, o Attempt) (Prepared, error) {
+	to, err := t.endpointOf(d.EventType)
+	if err != nil {
+		return Prepared{}, err
+	}
+	q := t.newRequest()
+	q.fill(t, to, d, o)
+	return Prepared{Method: q.out.Method, URL: q.out.URL.String(), Header: t.recordedHeader(q.header), Body: q.out.Body}, nil
+}

@@ -1,0 +1,161 @@
+package outbound
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/callstream/callstream/pkg/egress"
+	"github.com/callstream/callstream/pkg/webhook"
+	"github.com/callstream/callstream/schemas/event"
+)
+
+// contentTypeJSON is sent for a body of which nothing else is said.
+const contentTypeJSON = "application/json"
+
+// Attempt is what changes from one request for a delivery to the next.
+type Attempt struct {
+	// Number of the attempt, from 1; 0 sends none.
+	Number int
+	// Traceparent is sent as it is; empty sends none.
+	Traceparent string
+	// Buffer takes the answer's body, of which no more than its length is kept; where it is nil, MaxBody bytes.
+	Buffer []byte
+}
+
+// request is the part of an HTTP request that is used again for the next one to the same target. Each header that
+// changes has one slot, which stands in the header map and is written in place.
+type request struct {
+	header http.Header
+	signer *webhook.Signer
+	out    egress.Request
+	// recorded is the header as it may be recorded; exact says that only what changes each time has to be set.
+	recorded map[string]string
+	exact    bool
+	// usual says that exactly the headers of a usual request stand in the map; added are those that the delivery brought.
+	usual bool
+	added []string
+
+	id, timestamp, signature, attempt, eventID, traceparent, contentType, replay []string
+}
+
+func (t *Target) newRequest() *request {
+	custom := t.sub.Request.Headers
+	q := &request{header: make(http.Header, 12+len(custom)), signer: webhook.NewSigner(t.credentials.Signing), recorded: map[string]string{}}
+	for name, value := range custom {
+		q.header.Set(name, value)
+	}
+	t.credentials.Authorize(q.header)
+	q.header["User-Agent"] = []string{t.sender.userAgent}
+	for _, slot := range []*[]string{&q.id, &q.timestamp, &q.signature, &q.attempt, &q.eventID, &q.traceparent, &q.contentType, &q.replay} {
+		*slot = []string{""}
+	}
+	return q
+}
+
+// fill writes one delivery into the request. What doesn't change from one attempt to the next is the delivery's, what does
+// is the attempt's.
+func (q *request) fill(t *Target, to *endpoint, d *event.Delivery, o Attempt) {
+	q.out.Method, q.out.URL, q.out.Header, q.out.Body = d.Method, to.url, q.header, d.Body
+	if d.Method == "" {
+		q.out.Method = http.MethodPost
+	}
+	if d.Query != "" {
+		with := *to.url
+		if with.RawQuery != "" {
+			with.RawQuery += "&"
+		}
+		with.RawQuery += d.Query
+		q.out.URL = &with
+	}
+	signed := d.Body
+	if q.out.Method == http.MethodGet {
+		// There is no body: what it would say stands in the query.
+		q.out.Body, signed = nil, []byte(q.out.URL.RawQuery)
+	}
+
+	usual := q.out.Method == http.MethodPost && o.Number > 0 && o.Traceparent != "" && d.EventID != "" && d.ReplayID == "" && len(d.Headers) == 0
+	q.id[0], q.eventID[0], q.traceparent[0], q.replay[0] = d.ID, d.EventID, o.Traceparent, d.ReplayID
+	q.timestamp[0], q.attempt[0] = strconv.FormatInt(t.sender.opts.Now().Unix(), 10), ""
+	if o.Number > 0 {
+		q.attempt[0] = strconv.Itoa(o.Number)
+	}
+	q.contentType[0] = d.ContentType
+	if d.ContentType == "" {
+		q.contentType[0] = contentTypeJSON
+	}
+	if q.out.Method != http.MethodPost && len(q.out.Body) == 0 {
+		q.contentType[0] = ""
+	}
+	q.signature[0] = q.signer.Sign(d.ID, q.timestamp[0], signed)
+	if !usual || !q.usual {
+		q.place(d)
+	}
+	q.usual = usual
+}
+
+// place puts the slots that say something into the header map and takes out the others, and brings in what the delivery
+// has of its own, which never replaces what is there.
+func (q *request) place(d *event.Delivery) {
+	q.exact = false
+	for _, name := range q.added {
+		delete(q.header, name)
+	}
+	q.added = q.added[:0]
+	for name, slot := range q.slots() {
+		if slot[0] != "" {
+			q.header[name] = slot
+		} else {
+			delete(q.header, name)
+		}
+	}
+	for name, value := range d.Headers {
+		name = http.CanonicalHeaderKey(name)
+		if _, there := q.header[name]; !there {
+			q.header[name] = []string{value}
+			q.added = append(q.added, name)
+		}
+	}
+}
+
+func (q *request) slots() map[string][]string {
+	return map[string][]string{
+		"Webhook-Id": q.id, "Webhook-Timestamp": q.timestamp, "Webhook-Signature": q.signature, "Webhook-Attempt": q.attempt,
+		"Webhook-Replay": q.replay, "X-Event-Id": q.eventID, "Traceparent": q.traceparent, "Content-Type": q.contentType,
+	}
+}
+
+// record returns the headers as they may be recorded: secrets masked. The map is the request's and lasts until its next use.
+func (q *request) record(t *Target) map[string]string {
+	if q.exact {
+		q.recorded["Webhook-Id"], q.recorded["Webhook-Timestamp"], q.recorded["Webhook-Attempt"] = q.id[0], q.timestamp[0], q.attempt[0]
+		q.recorded["X-Event-Id"], q.recorded["Traceparent"], q.recorded["Content-Type"] = q.eventID[0], q.traceparent[0], q.contentType[0]
+		if q.signature[0] != "" {
+			q.recorded["Webhook-Signature"] = q.signature[0]
+		}
+		return q.recorded
+	}
+	clear(q.recorded)
+	for name, values := range q.header {
+		if t.masked(name) {
+			q.recorded[name] = mask
+		} else {
+			q.recorded[name] = values[0]
+		}
+	}
+	q.exact = q.usual
+	return q.recorded
+}
+
+// maskQuery masks the values of a query string and keeps its names.
+func maskQuery(raw string) string {
+	pairs := strings.Split(raw, "&")
+	for i, pair := range pairs {
+		if name, _, ok := strings.Cut(pair, "="); ok {
+			pairs[i] = name + "=" + mask
+		} else if pair != "" {
+			pairs[i] = mask
+		}
+	}
+	return strings.Join(pairs, "&")
+}
