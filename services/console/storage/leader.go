@@ -12,28 +12,43 @@ import (
 	"time"
 )
 
-// relayLock is the advisory lock that the one relay of a PostgreSQL database holds.
-const relayLock = 0x63616c6c_73747265 // "callstre"
+// Role is work on a database that one process at a time does.
+type Role struct {
+	// File is the file beside a SQLite database that is locked for it.
+	File string
+	// Key is the advisory lock of PostgreSQL.
+	Key int64
+}
+
+// relay publishes from the database.
+func relay() Role {
+	return Role{File: "callstream.relay.lock", Key: 0x63616c6c_73747265} // "callstre"
+}
 
 // lockEvery is how often a lock that another holds is tried again, and how often a held one is checked.
 const lockEvery = time.Second
 
-// Lead waits until this process is the only one that may publish from the database, and returns a context that ends when
-// it no longer is, with the function that gives the lead up. On SQLite it is a lock on a file beside the database, on
-// PostgreSQL a session's advisory lock; both end with the process.
+// Lead waits until this process is the only one that may publish from the database; see Database.LeadAs.
 func (s *Store) Lead(ctx context.Context) (context.Context, func(), error) {
-	if !s.postgres {
-		release, err := flock(ctx, filepath.Join(s.dir, "callstream.relay.lock"))
+	return s.LeadAs(ctx, relay())
+}
+
+// LeadAs waits until this process is the only one in a role, and returns a context that ends when it no longer is, with
+// the function that gives the role up. On SQLite it is a lock on a file beside the database, on PostgreSQL a session's
+// advisory lock; both end with the process.
+func (d *Database) LeadAs(ctx context.Context, role Role) (context.Context, func(), error) {
+	if !d.Postgres {
+		release, err := flock(ctx, filepath.Join(d.dir, role.File))
 		if err != nil {
-			return nil, nil, fmt.Errorf("wait for the relay's lock: %w", err)
+			return nil, nil, fmt.Errorf("wait for the lock %s: %w", role.File, err)
 		}
 		led, cancel := context.WithCancel(ctx)
 		return led, func() { cancel(); release() }, nil
 	}
 	for {
-		conn, err := s.tryAdvisory(ctx)
+		conn, err := d.tryAdvisory(ctx, role.Key)
 		if err != nil {
-			return nil, nil, fmt.Errorf("wait for the relay's lock: %w", err)
+			return nil, nil, fmt.Errorf("wait for the lock %s: %w", role.File, err)
 		}
 		if conn == nil {
 			if err := pause(ctx, lockEvery); err != nil {
@@ -66,13 +81,13 @@ func (s *Store) Lead(ctx context.Context) (context.Context, func(), error) {
 // errBadConn makes database/sql throw the session away.
 var errBadConn = driver.ErrBadConn
 
-func (s *Store) tryAdvisory(ctx context.Context) (*sql.Conn, error) {
-	conn, err := s.write.Conn(ctx)
+func (d *Database) tryAdvisory(ctx context.Context, key int64) (*sql.Conn, error) {
+	conn, err := d.Write.Conn(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var got bool
-	if err := conn.QueryRowContext(ctx, `SELECT pg_try_advisory_lock($1)`, int64(relayLock)).Scan(&got); err != nil {
+	if err := conn.QueryRowContext(ctx, `SELECT pg_try_advisory_lock($1)`, key).Scan(&got); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
 	if !got {
