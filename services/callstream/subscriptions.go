@@ -70,6 +70,7 @@ func newSubscriptionsCommand() *cobra.Command {
 		newSubscriptionsAction(&api, &out, "verify", "Run the verification handshake again, and activate the subscription when it passes"),
 		newSubscriptionsAction(&api, &out, "activate", "Send deliveries again, after a pause or after the system disabled it"),
 		newSubscriptionsAction(&api, &out, "pause", "Skip deliveries until it is activated"),
+		newSubscriptionsDiff(&api, &out), newSubscriptionsApply(&api, &out), newSubscriptionsSchema(),
 	)
 	return cmd
 }
