@@ -60,8 +60,11 @@ type Options struct {
 	PingAfter time.Duration
 	// Resolver is net.DefaultResolver where nil.
 	Resolver Resolver
-	// TLS holds further TLS settings: roots for a test, a client certificate for mtls. The least version is raised to 1.2.
+	// TLS holds further TLS settings, such as roots of one's own. The least version is raised to 1.2.
 	TLS *tls.Config
+	// Certificate is shown to endpoints that ask for one, never to the proxy. Who it belongs to must have a client of
+	// its own: a connection that was opened with it speaks for its owner as long as it lasts.
+	Certificate *tls.Certificate
 }
 
 // Client sends requests to addresses that it has checked. It follows no redirects, keeps no cookies, ignores the
@@ -91,6 +94,11 @@ func NewClient(o Options) (*Client, error) {
 	}
 	proxyTLS := tlsConfig.Clone()
 	proxyTLS.NextProtos = []string{"http/1.1"} // what CONNECT is sent in
+	if o.Certificate != nil {
+		tlsConfig.Certificates = []tls.Certificate{*o.Certificate}
+		// A session that is resumed is the certificate's as well.
+		tlsConfig.ClientSessionCache = tls.NewLRUClientSessionCache(64)
+	}
 	d := &dialer{
 		resolver: o.Resolver, allowPrivate: o.AllowPrivate, proxy: proxy, proxyTLS: proxyTLS,
 		net:     net.Dialer{KeepAlive: 30 * time.Second},

@@ -214,7 +214,7 @@ func (c *h1Conn) exchange(ctx context.Context, r *Request, deadline time.Time, m
 			}
 			return a, false, errStale
 		}
-		if writing == nil && writeErr == nil && r.Method == http.MethodPost {
+		if writing == nil && writeErr == nil && (r.Method == http.MethodPost || r.Method == http.MethodGet) {
 			arrived, _ := c.reader.Peek(c.reader.Buffered())
 			if size, status, header, length := simpleHead(arrived); size > 0 {
 				_, _ = c.reader.Discard(size)

@@ -3,6 +3,8 @@ package hooktest
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -26,12 +28,14 @@ type Request struct {
 	Method  string
 	Path    string
 	Query   url.Values
+	Raw     string // the query string as it was sent, which is what a GET's signature is over
 	Header  http.Header
 	Body    []byte
 	ID      string // webhook-id
 	Attempt int    // webhook-attempt, 0 where absent
 	Repeat  int    // how many requests with the same webhook-id arrived before
 	Fault   error  // why the signature is wrong; nil where it is right or no secret is set
+	Client  string // common name of the client certificate, where one was shown
 }
 
 // Answer is what the receiver does with a request. The zero Answer is an empty 200.
@@ -49,16 +53,21 @@ type Answer struct {
 
 // Options say how a Receiver works; the zero value is good for most tests.
 type Options struct {
-	// Secrets verify each request's signature.
+	// Secrets verify each request's signature: "whsec_…", or "whpk_…" for ed25519.
 	Secrets []string
 	// Answer decides for each request; nil answers 200. It may be changed later with SetAnswer.
 	Answer func(*Request) Answer
 	// Cheap remembers nothing and only counts, for benchmarks: Answer, Secrets and everything about single requests is off.
 	Cheap bool
-	// IgnoreChallenges treats the verification handshake as any other request.
+	// IgnoreChallenges treats the verification handshakes as any other request.
 	IgnoreChallenges bool
+	// Allow decides which origin the CloudEvents handshake (OPTIONS) allows: the value of WebHook-Allowed-Origin for the one
+	// that asks, "" for no such header. nil allows whoever asks.
+	Allow func(origin string) string
 	// TLS serves https with a test certificate.
 	TLS bool
+	// Clients are the authorities whose client certificates are asked for; who has none is not served. It needs TLS.
+	Clients *x509.CertPool
 }
 
 // TB is the part of *testing.T and *testing.B that Start needs.
@@ -81,6 +90,7 @@ type Receiver struct {
 	requests   []*Request
 	byID       map[string]int
 	challenges []string
+	origins    []string
 	pending    int
 	changed    chan struct{} // closed and replaced at each change
 }
@@ -101,6 +111,9 @@ func New(o Options) *Receiver {
 	}
 	r.server = httptest.NewUnstartedServer(r)
 	r.server.EnableHTTP2 = true
+	if o.Clients != nil {
+		r.server.TLS = &tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: o.Clients}
+	}
 	if o.TLS {
 		r.server.StartTLS()
 	} else {
@@ -165,6 +178,10 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if err != nil {
 		return
 	}
+	if origin := req.Header.Get("WebHook-Request-Origin"); req.Method == http.MethodOptions && origin != "" && !r.opts.IgnoreChallenges {
+		r.allow(w, origin)
+		return
+	}
 	if challenge, ok := challengeOf(body); ok && !r.opts.IgnoreChallenges {
 		r.mu.Lock()
 		r.challenges = append(r.challenges, challenge)
@@ -189,10 +206,30 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	r.give(w, req, answer)
 }
 
+// allow answers the handshake of the CloudEvents webhook specification, section 4.
+func (r *Receiver) allow(w http.ResponseWriter, origin string) {
+	r.mu.Lock()
+	r.origins = append(r.origins, origin)
+	r.signal()
+	r.mu.Unlock()
+	allowed := origin
+	if r.opts.Allow != nil {
+		allowed = r.opts.Allow(origin)
+	}
+	if allowed != "" {
+		w.Header().Set("WebHook-Allowed-Origin", allowed)
+	}
+	w.Header().Set("Allow", "POST, GET")
+	w.WriteHeader(http.StatusOK)
+}
+
 func (r *Receiver) record(req *http.Request, body []byte) Answer {
 	one := &Request{
-		At: time.Now(), Method: req.Method, Path: req.URL.Path, Query: req.URL.Query(), Header: req.Header.Clone(), Body: body,
-		ID: req.Header.Get("webhook-id"),
+		At: time.Now(), Method: req.Method, Path: req.URL.Path, Query: req.URL.Query(), Raw: req.URL.RawQuery,
+		Header: req.Header.Clone(), Body: body, ID: req.Header.Get("webhook-id"),
+	}
+	if req.TLS != nil && len(req.TLS.PeerCertificates) > 0 {
+		one.Client = req.TLS.PeerCertificates[0].Subject.CommonName
 	}
 	one.Attempt, _ = strconv.Atoi(req.Header.Get("webhook-attempt"))
 	r.mu.Lock()
@@ -296,6 +333,13 @@ func (r *Receiver) Challenges() []string {
 	return slices.Clone(r.challenges)
 }
 
+// Origins returns the origins that the CloudEvents handshake was made for.
+func (r *Receiver) Origins() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.origins)
+}
+
 // Counts returns how often each webhook-id arrived.
 func (r *Receiver) Counts() map[string]int {
 	r.mu.Lock()
@@ -373,11 +417,15 @@ func (r *Receiver) WaitUnique(ctx context.Context, n int) error {
 	return r.Wait(ctx, func() bool { return r.Unique() >= n })
 }
 
-// verify says what is wrong with a request's signature.
+// verify says what is wrong with a request's signature: over its body, or where it has none, being a GET, over its query.
 func verify(r *Request, secrets []string) error {
 	v, err := webhook.NewVerifier(secrets...)
 	if err != nil {
 		return err
 	}
-	return v.Verify(r.Header, r.Body, r.At)
+	signed := r.Body
+	if r.Method == http.MethodGet {
+		signed = []byte(r.Raw)
+	}
+	return v.Verify(r.Header, signed, r.At)
 }

@@ -3,8 +3,13 @@ package hooktest_test
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
 	"io"
 	"net/http"
+	"strconv"
 	"testing"
 	"time"
 
@@ -119,5 +124,83 @@ func TestRecordsFaults(t *testing.T) {
 	}
 	if faults := r.Faults(); len(faults) != 1 || faults[0].ID != "msg" {
 		t.Errorf("faults: %v", faults)
+	}
+}
+
+// Both kinds of signatures are checked, over the body or, for a GET, over the query string as it was sent.
+func TestVerifiesBothKindsAndQueries(t *testing.T) {
+	public, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := bytes.Repeat([]byte{7}, 32)
+	r := hooktest.Start(t, hooktest.Options{Secrets: []string{
+		"whsec_" + base64.StdEncoding.EncodeToString(key), "whpk_" + base64.StdEncoding.EncodeToString(public),
+	}})
+	stamp := strconv.FormatInt(time.Now().Unix(), 10)
+	symmetric := func(text string) string {
+		mac := hmac.New(sha256.New, key)
+		mac.Write([]byte(text))
+		return "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil))
+	}
+	asymmetric := func(text string) string {
+		return "v1a," + base64.StdEncoding.EncodeToString(ed25519.Sign(private, []byte(text)))
+	}
+	for i, one := range []struct {
+		method, query, body, signature string
+		right                          bool
+	}{
+		{"POST", "", "{}", symmetric("msg." + stamp + ".{}"), true},
+		{"POST", "a=1", "{}", asymmetric("msg." + stamp + ".{}"), true},
+		{"POST", "", "{ }", asymmetric("msg." + stamp + ".{}"), false},
+		{"GET", "b=%C3%A4+c&a=1", "", symmetric("msg." + stamp + ".b=%C3%A4+c&a=1"), true},
+		{"GET", "b=%C3%A4+c&a=1", "", asymmetric("msg." + stamp + ".b=%C3%A4+c&a=1"), true},
+		{"GET", "a=1&b=%C3%A4+c", "", symmetric("msg." + stamp + ".b=%C3%A4+c&a=1"), false},
+		{"GET", "a=1", "", symmetric("msg." + stamp + "."), false},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), one.method, r.URL()+"/?"+one.query, bytes.NewReader([]byte(one.body)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header = http.Header{"Webhook-Id": {"msg"}, "Webhook-Timestamp": {stamp}, "Webhook-Signature": {one.signature}}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if got := r.Requests()[i]; (got.Fault == nil) != one.right {
+			t.Errorf("%s ?%s: %v", one.method, got.Raw, got.Fault)
+		}
+	}
+}
+
+func TestAnswersTheHandshakeOfCloudEvents(t *testing.T) {
+	ask := func(r *hooktest.Receiver) http.Header {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodOptions, r.URL(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("WebHook-Request-Origin", "callstream.example.com")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		return resp.Header
+	}
+	obliging := hooktest.Start(t, hooktest.Options{})
+	if got := ask(obliging).Get("WebHook-Allowed-Origin"); got != "callstream.example.com" {
+		t.Errorf("allowed %q", got)
+	}
+	if got := obliging.Origins(); len(got) != 1 || got[0] != "callstream.example.com" || obliging.Total() != 0 {
+		t.Errorf("%v asked, %d requests", got, obliging.Total())
+	}
+	strict := hooktest.Start(t, hooktest.Options{Allow: func(string) string { return "" }})
+	if got, there := ask(strict)["Webhook-Allowed-Origin"]; there {
+		t.Errorf("allowed %q", got)
+	}
+	unaware := hooktest.Start(t, hooktest.Options{IgnoreChallenges: true})
+	if ask(unaware); unaware.Total() != 1 || len(unaware.Origins()) != 0 {
+		t.Errorf("%d requests, %v asked", unaware.Total(), unaware.Origins())
 	}
 }
