@@ -1,14 +1,13 @@
 package subscription
 
 import (
-	"encoding/base64"
-	"encoding/json"
-	"fmt"
-	"net/http"
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"slices"
+	"strconv"
 	"strings"
-
-	"github.com/callstream/callstream/pkg/secret"
 )
 
 // The ways to authenticate at an endpoint.
@@ -20,84 +19,6 @@ const (
 	AuthOAuth2 = "oauth2"
 	AuthMTLS   = "mtls"
 )
-
-// The signature schemes.
-const (
-	SigningHMAC    = "hmac"
-	SigningEd25519 = "ed25519"
-	SigningNone    = "none"
-)
-
-// The names of the sealed fields, which are part of what seals them.
-const (
-	FieldSigning      = "signing.secret"
-	FieldToken        = "auth.token"
-	FieldPassword     = "auth.password"
-	FieldValue        = "auth.value"
-	FieldClientSecret = "auth.client_secret"
-	FieldPrivateKey   = "auth.private_key"
-)
-
-// Hidden is a secret member of the document. It can be written, never read: as JSON and in logs it only says whether it
-// is set. Reading {"set": true} keeps the secret that is stored, so that an object that was read can be sent back.
-type Hidden struct {
-	plain string
-	set   bool
-}
-
-// NewHidden returns a Hidden that holds plain.
-func NewHidden(plain string) Hidden { return Hidden{plain: plain, set: plain != ""} }
-
-// IsZero says that no secret is set.
-func (h Hidden) IsZero() bool { return !h.set }
-
-// String never shows the secret.
-func (h Hidden) String() string {
-	if h.set {
-		return "[set]"
-	}
-	return "[not set]"
-}
-
-// GoString never shows the secret.
-func (h Hidden) GoString() string { return h.String() }
-
-// MarshalJSON says whether the secret is set.
-func (h Hidden) MarshalJSON() ([]byte, error) {
-	if h.set {
-		return []byte(`{"set":true}`), nil
-	}
-	return []byte(`{"set":false}`), nil
-}
-
-// UnmarshalJSON reads what MarshalJSON writes.
-func (h *Hidden) UnmarshalJSON(raw []byte) error {
-	var v struct {
-		Set bool `json:"set"`
-	}
-	if err := json.Unmarshal(raw, &v); err != nil {
-		return err
-	}
-	*h = Hidden{set: v.Set}
-	return nil
-}
-
-func (h *Hidden) decode(dec *decoder, at pointer, v any) {
-	switch v := v.(type) {
-	case string:
-		if v == "" {
-			dec.fault(at, "the secret is empty")
-		}
-		*h = NewHidden(v)
-		return
-	case map[string]any:
-		if set, ok := v["set"].(bool); ok && len(v) == 1 {
-			h.set = set
-			return
-		}
-	}
-	dec.fault(at, `want the secret as a string, or {"set": true} to keep it`)
-}
 
 // Auth says how a delivery authenticates at the endpoint.
 type Auth struct {
@@ -117,208 +38,127 @@ type Auth struct {
 	PrivateKey  Hidden `json:"private_key,omitzero"`
 }
 
-// member of Auth, and what it means for each type.
+// authMember is a member of Auth that belongs to one type.
 type authMember struct {
-	name  string
-	given bool
+	typ, name string
+	given     bool
 }
 
-func (a *Auth) members() map[string][]authMember {
-	return map[string][]authMember{
-		AuthBearer: {{"token", a.Token.set}},
-		AuthBasic:  {{"username", a.Username != ""}, {"password", a.Password.set}},
-		AuthAPIKey: {{"header", a.Header != ""}, {"value", a.Value.set}},
-		AuthOAuth2: {{"token_url", a.TokenURL != ""}, {"client_id", a.ClientID != ""}, {"client_secret", a.ClientSecret.set}, {"scopes", len(a.Scopes) > 0}},
-		AuthMTLS:   {{"certificate", a.Certificate != ""}, {"private_key", a.PrivateKey.set}},
+func (a *Auth) members() []authMember {
+	return []authMember{
+		{AuthBearer, "token", a.Token.set},
+		{AuthBasic, "username", a.Username != ""}, {AuthBasic, "password", a.Password.set},
+		{AuthAPIKey, "header", a.Header != ""}, {AuthAPIKey, "value", a.Value.set},
+		{AuthOAuth2, "token_url", a.TokenURL != ""}, {AuthOAuth2, "client_id", a.ClientID != ""},
+		{AuthOAuth2, "client_secret", a.ClientSecret.set}, {AuthOAuth2, "scopes", len(a.Scopes) > 0},
+		{AuthMTLS, "certificate", a.Certificate != ""}, {AuthMTLS, "private_key", a.PrivateKey.set},
 	}
 }
 
-func (a *Auth) validate(dec *decoder, at pointer) {
+// Limits of what authenticates.
+const (
+	maxSecret      = 8 << 10
+	maxScopes      = 50
+	maxScope       = 256
+	maxCertificate = 64 << 10
+)
+
+func (a *Auth) validate(dec *decoder, at pointer, rules Rules) {
 	if !slices.Contains([]string{AuthNone, AuthBearer, AuthBasic, AuthAPIKey, AuthOAuth2, AuthMTLS}, a.Type) {
 		dec.fault(at.member("type"), "want none, bearer, basic, api_key, oauth2 or mtls")
 		return
 	}
-	for typ, members := range a.members() {
-		for _, m := range members {
-			switch {
-			case typ == a.Type && !m.given && m.name != "scopes":
-				dec.faultf(at.member(m.name), "%s needs it", typ)
-			case typ != a.Type && m.given:
-				dec.faultf(at.member(m.name), "it doesn't belong to the type %s", a.Type)
-			}
+	for _, m := range a.members() {
+		switch {
+		case m.typ == a.Type && !m.given && m.name != "scopes":
+			dec.faultf(at.member(m.name), "%s needs it", a.Type)
+		case m.typ != a.Type && m.given:
+			dec.faultf(at.member(m.name), "it doesn't belong to the type %s", a.Type)
 		}
 	}
-	if a.Type == AuthBasic && strings.Contains(a.Username, ":") {
+	if strings.Contains(a.Username, ":") {
 		dec.fault(at.member("username"), "a colon can't be sent in a user name (RFC 7617)")
 	}
+	text(dec, at.member("username"), a.Username, maxName)
 	if a.Header != "" {
 		if detail := headerNameFault(a.Header); detail != "" && !strings.EqualFold(a.Header, "Authorization") {
 			dec.fault(at.member("header"), detail)
 		}
 	}
-	for name, h := range map[string]Hidden{"token": a.Token, "password": a.Password, "value": a.Value} {
-		switch {
-		case len(h.plain) > maxSecret:
-			dec.faultf(at.member(name), "longer than %d bytes", maxSecret)
-		case name != "password" && !validHeaderValue(h.plain), hasControl(h.plain):
-			dec.fault(at.member(name), "has characters that a header can't carry")
+	a.validateSecret(dec, at.member("token"), a.Token.plain)
+	a.validateSecret(dec, at.member("value"), a.Value.plain)
+	if len(a.Password.plain) > maxSecret || hasControl(a.Password.plain) {
+		dec.faultf(at.member("password"), "want up to %d bytes without control characters", maxSecret)
+	}
+	a.validateOAuth2(dec, at, rules)
+	a.validateCertificate(dec, at)
+}
+
+// validateSecret checks a secret that stands in a header as it is.
+func (a *Auth) validateSecret(dec *decoder, at pointer, plain string) {
+	if len(plain) > maxSecret || !validHeaderValue(plain) {
+		dec.faultf(at, "want up to %d printable ASCII characters, as a header carries them", maxSecret)
+	}
+}
+
+func (a *Auth) validateOAuth2(dec *decoder, at pointer, rules Rules) {
+	if a.TokenURL != "" {
+		if detail := checkURL(a.TokenURL, rules); detail != "" {
+			dec.fault(at.member("token_url"), detail)
 		}
 	}
-	text(dec, at.member("username"), a.Username, maxName)
-}
-
-const maxSecret = 8192
-
-// Signing says how deliveries are signed.
-type Signing struct {
-	Scheme string `json:"scheme"`
-	// Secret may be given when the subscription is created, to keep one that an endpoint already knows; else it is made.
-	Secret    Hidden `json:"secret,omitzero"`
-	PublicKey string `json:"public_key,omitempty"`
-}
-
-// SigningPrefix starts a signing secret, as Standard Webhooks has it.
-const SigningPrefix = "whsec_"
-
-func (s *Signing) validate(dec *decoder, at pointer) {
-	if !slices.Contains([]string{SigningHMAC, SigningEd25519, SigningNone}, s.Scheme) {
-		dec.fault(at.member("scheme"), "want hmac, ed25519 or none")
+	text(dec, at.member("client_id"), a.ClientID, maxName)
+	if len(a.ClientSecret.plain) > maxSecret || hasControl(a.ClientSecret.plain) {
+		dec.faultf(at.member("client_secret"), "want up to %d bytes without control characters", maxSecret)
 	}
-	if s.Secret.plain != "" {
-		if _, err := SigningKey(s.Secret.plain); err != nil {
-			dec.fault(at.member("secret"), err.Error())
+	if len(a.Scopes) > maxScopes {
+		dec.faultf(at.member("scopes"), "more than %d", maxScopes)
+		return
+	}
+	for i, scope := range a.Scopes {
+		if scope == "" || len(scope) > maxScope || strings.ContainsFunc(scope, func(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\\' }) {
+			dec.faultf(at.member("scopes").index(i), "want up to %d printable ASCII characters without spaces, quotes and backslashes (RFC 6749)", maxScope)
 		}
 	}
-	if s.PublicKey != "" {
-		dec.fault(at.member("public_key"), "it is read-only")
+}
+
+// validateCertificate checks the chain, and the key where it is at hand: one that is stored was checked when it came.
+func (a *Auth) validateCertificate(dec *decoder, at pointer) {
+	if a.Certificate != "" {
+		if detail := certificateFault(a.Certificate); detail != "" {
+			dec.fault(at.member("certificate"), detail)
+			return
+		}
+	}
+	if key := a.PrivateKey.plain; key != "" && a.Certificate != "" {
+		if len(key) > maxCertificate {
+			dec.faultf(at.member("private_key"), "longer than %d bytes", maxCertificate)
+		} else if _, err := tls.X509KeyPair([]byte(a.Certificate), []byte(key)); err != nil {
+			// What crypto/tls says tells what kind of block it found or misses, and no bytes of it.
+			dec.fault(at.member("private_key"), "want the certificate's private key as unencrypted PEM: "+strings.TrimPrefix(err.Error(), "tls: "))
+		}
 	}
 }
 
-// SigningKey returns the key in a signing secret: whsec_ and the base64 of 24 to 64 bytes.
-func SigningKey(plain string) ([]byte, error) {
-	body, ok := strings.CutPrefix(plain, SigningPrefix)
-	if !ok {
-		return nil, fmt.Errorf("want %s and the base64 of 24 to 64 bytes", SigningPrefix)
+// certificateFault returns why text is no chain of certificates, or "".
+func certificateFault(chain string) string {
+	if len(chain) > maxCertificate {
+		return "longer than " + strconv.Itoa(maxCertificate) + " bytes"
 	}
-	key, err := base64.StdEncoding.DecodeString(body)
-	if err != nil || len(key) < 24 || len(key) > 64 {
-		return nil, fmt.Errorf("want %s and the base64 of 24 to 64 bytes", SigningPrefix)
-	}
-	return key, nil
-}
-
-// NewSigningSecret makes a signing secret of 32 random bytes.
-func NewSigningSecret() (string, error) {
-	key, err := randomBytes(32)
-	if err != nil {
-		return "", fmt.Errorf("make a signing secret: %w", err)
-	}
-	return SigningPrefix + base64.StdEncoding.EncodeToString(key), nil
-}
-
-// hidden are the secret members by their sealed name.
-func (s *Subscription) hidden() map[string]*Hidden {
-	return map[string]*Hidden{
-		FieldSigning:      &s.Signing.Secret,
-		FieldToken:        &s.Auth.Token,
-		FieldPassword:     &s.Auth.Password,
-		FieldValue:        &s.Auth.Value,
-		FieldClientSecret: &s.Auth.ClientSecret,
-		FieldPrivateKey:   &s.Auth.PrivateKey,
-	}
-}
-
-// Seal moves the secrets that were written into Sealed and forgets them. Sealed secrets of members that are no longer
-// set are dropped. The subscription must have its ID and Tenant: they are part of the seal.
-func (s *Subscription) Seal(box *secret.Box) error {
-	sealed := make(map[string]string, len(s.Sealed)+1)
-	for field, h := range s.hidden() {
-		switch {
-		case h.plain != "":
-			v, err := box.Seal([]byte(h.plain), s.Tenant, s.ID, field)
-			if err != nil {
-				return fmt.Errorf("seal %s: %w", field, err)
+	rest := []byte(chain)
+	for n := 1; ; n++ {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			if n == 1 || len(bytes.TrimSpace(rest)) > 0 {
+				return "want PEM: the client's certificate, then those that lead to its authority"
 			}
-			sealed[field] = v
-			h.plain, h.set = "", true
-		case h.set:
-			v, ok := s.Sealed[field]
-			if !ok {
-				return fmt.Errorf("seal %s: it is marked as set, but nothing is stored", field)
-			}
-			sealed[field] = v
+			return ""
+		}
+		if block.Type != "CERTIFICATE" {
+			return "it has a " + shorten(block.Type) + " in it: only certificates belong here, the key goes into private_key"
+		}
+		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
+			return "its certificate " + strconv.Itoa(n) + " does not parse: " + shorten(err.Error())
 		}
 	}
-	s.Sealed = sealed
-	return nil
-}
-
-// Credentials are a subscription's opened secrets. They print as nothing.
-type Credentials struct {
-	// Signing are the keys to sign with, the newest first; empty when the subscription doesn't sign.
-	Signing [][]byte
-
-	authType, username, header, secret string
-}
-
-// String never shows a secret.
-func (Credentials) String() string { return "[credentials]" }
-
-// GoString never shows a secret.
-func (Credentials) GoString() string { return "[credentials]" }
-
-// Open unseals what a delivery needs. An error wraps secret.ErrSealed when the encryption key is not the one that
-// sealed.
-func (s *Subscription) Open(box *secret.Box) (Credentials, error) {
-	c := Credentials{authType: s.Auth.Type, username: s.Auth.Username, header: s.Auth.Header}
-	open := func(field string) (string, error) {
-		plain, err := box.Open(s.Sealed[field], s.Tenant, s.ID, field)
-		if err != nil {
-			return "", fmt.Errorf("open %s of %s: %w", field, s.ID, err)
-		}
-		return string(plain), nil
-	}
-	if s.Signing.Scheme == SigningHMAC {
-		plain, err := open(FieldSigning)
-		if err != nil {
-			return Credentials{}, err
-		}
-		key, err := SigningKey(plain)
-		if err != nil {
-			return Credentials{}, fmt.Errorf("open %s of %s: %w", FieldSigning, s.ID, err)
-		}
-		c.Signing = [][]byte{key}
-	}
-	field := map[string]string{AuthBearer: FieldToken, AuthBasic: FieldPassword, AuthAPIKey: FieldValue}[s.Auth.Type]
-	if field != "" {
-		plain, err := open(field)
-		if err != nil {
-			return Credentials{}, err
-		}
-		c.secret = plain
-	}
-	return c, nil
-}
-
-// Authorize sets the header that authenticates at the endpoint, if the subscription has one.
-func (c Credentials) Authorize(h http.Header) {
-	switch c.authType {
-	case AuthBearer:
-		h.Set("Authorization", "Bearer "+c.secret)
-	case AuthBasic:
-		h.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(c.username+":"+c.secret)))
-	case AuthAPIKey:
-		h.Set(c.header, c.secret)
-	}
-}
-
-// SecretHeaders are the request headers whose values must be masked wherever a request is recorded.
-func (s *Subscription) SecretHeaders() []string {
-	switch s.Auth.Type {
-	case AuthBearer, AuthBasic:
-		return []string{"Authorization"}
-	case AuthAPIKey:
-		return []string{http.CanonicalHeaderKey(s.Auth.Header)}
-	}
-	return nil
 }

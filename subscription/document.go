@@ -97,10 +97,18 @@ type member interface {
 	decode(dec *decoder, at pointer, v any)
 }
 
+// fault notes what is wrong at a place, the first thing only: what else is wrong there often follows from it.
 func (d *decoder) fault(at pointer, detail string) {
-	if len(d.faults) < maxFaults {
-		d.faults = append(d.faults, problem.Fault{Pointer: problem.Pointer(string(at)), Detail: detail})
+	place := problem.Pointer(string(at))
+	if len(d.faults) < maxFaults && !slices.ContainsFunc(d.faults, func(f problem.Fault) bool { return f.Pointer == place }) {
+		d.faults = append(d.faults, problem.Fault{Pointer: place, Detail: detail})
 	}
+}
+
+// sorted returns the faults by place, so that the same document is answered the same each time.
+func (d *decoder) sorted() Faults {
+	slices.SortStableFunc(d.faults, func(a, b problem.Fault) int { return strings.Compare(a.Pointer, b.Pointer) })
+	return d.faults
 }
 
 func (d *decoder) faultf(at pointer, format string, args ...any) {

@@ -125,22 +125,26 @@ func (t *TTL) UnmarshalJSON(raw []byte) error {
 }
 
 func (t *TTL) decode(dec *decoder, at pointer, v any) {
+	// Zero stands for a time to live that isn't given; one that is given as zero would end before it began.
+	duration := func(at pointer, v any) (d Duration) {
+		if d.decode(dec, at, v); d == 0 {
+			between(dec, at, 0, minTTL, maxTTL)
+		}
+		return d
+	}
 	m, ok := v.(map[string]any)
 	if !ok {
-		t.Default.decode(dec, at, v)
+		t.Default = duration(at, v)
 		return
 	}
 	t.ByType = make(map[string]Duration, len(m))
 	for name, v := range m {
-		var d Duration
-		if v == nil {
-			continue
-		}
-		d.decode(dec, at.member(name), v)
-		if name == "default" {
-			t.Default = d
-		} else {
-			t.ByType[name] = d
+		switch {
+		case v == nil:
+		case name == "default":
+			t.Default = duration(at.member(name), v)
+		default:
+			t.ByType[name] = duration(at.member(name), v)
 		}
 	}
 }

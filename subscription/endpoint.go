@@ -9,11 +9,14 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/callstream/callstream/schemas/catalog"
 )
 
 // Limits of what a request to an endpoint is made of.
 const (
 	maxURL         = 2048
+	maxRoutes      = 100
 	maxHeaders     = 50
 	maxHeaderName  = 256
 	maxHeaderValue = 4096
@@ -90,6 +93,73 @@ func Origin(raw string) string {
 		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
 	}
 	return u.Scheme + "://" + net.JoinHostPort(strings.TrimSuffix(strings.ToLower(u.Hostname()), "."), port)
+}
+
+// isPath says whether a route is a path below the subscription's URL, and no URL of its own.
+func isPath(route string) bool { return strings.HasPrefix(route, "/") }
+
+// RouteFor returns the URL that events of a type are sent to: the route of the exact type, of its family ("call.*") or of
+// "*", whichever is there first, else URL. A route that is a path continues URL's path, and URL's query stays behind it.
+func (s *Subscription) RouteFor(eventType string) string {
+	if len(s.Request.Routes) == 0 {
+		return s.URL
+	}
+	route, ok := s.Request.Routes[eventType]
+	if !ok {
+		family, _, _ := strings.Cut(eventType, ".")
+		if route, ok = s.Request.Routes[family+".*"]; !ok {
+			route = s.Request.Routes["*"]
+		}
+	}
+	switch {
+	case route == "":
+		return s.URL
+	case !isPath(route):
+		return route
+	}
+	base, query, has := strings.Cut(s.URL, "?")
+	base = strings.TrimSuffix(base, "/") + route
+	if !has {
+		return base
+	}
+	return base + "?" + query
+}
+
+func validateRoutes(dec *decoder, at pointer, routes map[string]string, rules Rules) {
+	if len(routes) > maxRoutes {
+		dec.faultf(at, "more than %d", maxRoutes)
+		return
+	}
+	for pattern, route := range routes {
+		if err := catalog.ValidPattern(pattern); err != nil {
+			dec.fault(at.member(pattern), "no event type: "+err.Error())
+			continue
+		}
+		if !isPath(route) {
+			if detail := checkURL(route, rules); detail != "" {
+				dec.fault(at.member(pattern), "want a path (\"/started\") or a URL: "+detail)
+			}
+			continue
+		}
+		if detail := pathFault(route); detail != "" {
+			dec.fault(at.member(pattern), detail)
+		}
+	}
+}
+
+// pathFault returns why a route that begins with a slash is no path to append to a URL, or "".
+func pathFault(route string) string {
+	switch u, err := url.Parse(route); {
+	case len(route) > maxURL:
+		return "longer than " + strconv.Itoa(maxURL) + " bytes"
+	case err != nil || strings.HasPrefix(route, "//") || !utf8.ValidString(route) || hasControl(route) || strings.ContainsAny(route, " \\"):
+		return "not a path"
+	case strings.ContainsAny(route, "?#"):
+		return "a path alone: a query belongs to url, or to a route that is a whole URL"
+	case slices.Contains(strings.Split(u.Path, "/"), "..") || slices.Contains(strings.Split(u.Path, "/"), "."):
+		return "no . or .. in a path: what it means depends on who reads it"
+	}
+	return ""
 }
 
 // reservedHeaders are set by callstream or by HTTP itself. A customer's value would break the framing, the signature's

@@ -82,7 +82,7 @@ func TestBadFiltersShowThePlace(t *testing.T) {
 		"event.data.x.matches('(')":       {1, 1},
 	} {
 		_, err := CompileFilter(expr)
-		var bad *FilterError
+		var bad *ExpressionError
 		require.True(t, errors.As(err, &bad), "%q: %v", expr, err)
 		require.Equal(t, place, [2]int{bad.Line, bad.Column}, "%q: %v", expr, err)
 		require.NotContains(t, bad.Detail, "\n")

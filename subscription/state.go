@@ -2,6 +2,8 @@ package subscription
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 )
 
 // State says whether events are sent.
@@ -40,21 +42,50 @@ func (e *StateError) Error() string {
 	return fmt.Sprintf("a subscription that is %s can't be %s: %s", e.State, e.Action, e.Detail)
 }
 
-// VerifyURL is the URL whose endpoint must pass verification next: the pending one if there is one.
-func (s *Subscription) VerifyURL() string {
-	if s.PendingURL != "" {
-		return s.PendingURL
+// Unverified lists the endpoints that have to pass verification before anything else is sent to them, one URL for each
+// origin: what waits in PendingURL, PendingRoutes and PendingFallbackURL, while the subscription is pending every endpoint
+// it has, and while it is disabled its URL, which has to show that it is back.
+func (s *Subscription) Unverified() []string {
+	var urls []string
+	switch s.State {
+	case StatePending:
+		urls = endpoints(s.URL, s.Request.Routes, s.FallbackURL)
+	case StateDisabled:
+		urls = []string{s.URL}
 	}
-	return s.URL
+	urls = append(urls, endpoints(s.PendingURL, s.PendingRoutes, s.PendingFallbackURL)...)
+	seen := make(map[string]bool, len(urls))
+	return slices.DeleteFunc(urls, func(u string) bool {
+		origin := Origin(u)
+		repeats := seen[origin]
+		seen[origin] = true
+		return repeats
+	})
 }
 
-// Verified records that the endpoint at url passed. It reports false, and changes nothing, when url is no longer the
-// one that VerifyURL names: the subscription was changed while the endpoint was asked.
-func (s *Subscription) Verified(url string) bool {
-	if url != s.VerifyURL() {
-		return false
+// Verified records that the endpoints at urls passed: what waited for that is in force. It reports false, and changes
+// nothing, when they are not all that Unverified lists: the subscription was changed while the endpoints were asked.
+func (s *Subscription) Verified(urls []string) bool {
+	passed := origins(urls)
+	for _, u := range s.Unverified() {
+		if !passed[Origin(u)] {
+			return false
+		}
 	}
-	s.URL, s.PendingURL = url, ""
+	if s.PendingURL != "" {
+		s.URL, s.PendingURL = s.PendingURL, ""
+	}
+	if len(s.PendingRoutes) > 0 {
+		routes := maps.Clone(s.Request.Routes)
+		if routes == nil {
+			routes = make(map[string]string, len(s.PendingRoutes))
+		}
+		maps.Copy(routes, s.PendingRoutes)
+		s.Request.Routes, s.PendingRoutes = routes, nil
+	}
+	if s.PendingFallbackURL != "" {
+		s.FallbackURL, s.PendingFallbackURL = s.PendingFallbackURL, ""
+	}
 	switch s.State {
 	case StatePending:
 		s.State = StateActive
@@ -66,6 +97,24 @@ func (s *Subscription) Verified(url string) bool {
 		s.State, s.StateReason = StateActive, ""
 	}
 	return true
+}
+
+// endpoints are the absolute URLs among those given, in a fixed order.
+func endpoints(url string, routes map[string]string, fallback string) []string {
+	urls := []string{url}
+	for _, pattern := range slices.Sorted(maps.Keys(routes)) {
+		urls = append(urls, routes[pattern])
+	}
+	urls = append(urls, fallback)
+	return slices.DeleteFunc(urls, func(u string) bool { return u == "" || isPath(u) })
+}
+
+func origins(urls []string) map[string]bool {
+	set := make(map[string]bool, len(urls))
+	for _, u := range urls {
+		set[Origin(u)] = true
+	}
+	return set
 }
 
 // Resume makes a paused or disabled subscription active.

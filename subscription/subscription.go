@@ -1,22 +1,28 @@
 package subscription
 
 import (
+	"bytes"
+	"encoding/json"
+	"maps"
 	"time"
 )
 
 // Subscription is one endpoint and what is sent to it. Its JSON is the object of the API. Fields that are read and
-// written by people are validated by Validate; ID, Tenant, State, StateReason, PendingURL, Version and the times are
-// set by callstream alone.
+// written by people are validated by Validate; those that ReadOnly names are set by callstream alone. docs/subscriptions.md
+// is their reference.
 type Subscription struct {
 	ID     string `json:"id"`
 	Tenant string `json:"tenant"`
 	Name   string `json:"name,omitempty"`
 	// URL is the endpoint that is sent to. Its origin has been verified unless State is pending.
 	URL string `json:"url"`
-	// PendingURL was asked for after URL had been verified and has another origin. It becomes URL when it passes
-	// verification; until then URL serves.
-	PendingURL string `json:"pending_url,omitempty"`
-	State      State  `json:"state"`
+	// PendingURL, PendingRoutes and PendingFallbackURL were asked for after the subscription had been verified and have an
+	// origin that has not been. They take the place of URL, Request.Routes and FallbackURL when they pass; until then
+	// those serve as they are.
+	PendingURL         string            `json:"pending_url,omitempty"`
+	PendingRoutes      map[string]string `json:"pending_routes,omitempty"`
+	PendingFallbackURL string            `json:"pending_fallback_url,omitempty"`
+	State              State             `json:"state"`
 	// StateReason says why the system disabled the subscription.
 	StateReason string `json:"state_reason,omitempty"`
 	// Activate is false when verification is to leave the subscription paused.
@@ -78,18 +84,38 @@ const (
 
 // Payload says what a delivery's body is made of.
 type Payload struct {
-	Profile    string         `json:"profile"`
-	Include    []string       `json:"include,omitempty"`
-	Exclude    []string       `json:"exclude,omitempty"`
-	Transcript string         `json:"transcript,omitempty"`
-	Redact     []string       `json:"redact,omitempty"`
-	Extra      map[string]any `json:"extra,omitempty"`
-	Template   string         `json:"template,omitempty"`
+	Profile string `json:"profile"`
+	// Include and Exclude are paths of members; Transcript is how much of it is sent: "full", "snippet" or "none".
+	Include    []string `json:"include,omitempty"`
+	Exclude    []string `json:"exclude,omitempty"`
+	Transcript string   `json:"transcript,omitempty"`
+	// Redact are classes of personal data and "/regular expressions/".
+	Redact []string `json:"redact,omitempty"`
+	// Extra is merged into the body.
+	Extra Extra `json:"extra,omitempty"`
+	// Template is the CEL expression of the profile custom.
+	Template string `json:"template,omitempty"`
+}
+
+// Extra are members to merge into bodies. Numbers are json.Number, so that they are sent as they were written.
+type Extra map[string]any
+
+// UnmarshalJSON keeps numbers as they are spelled.
+func (x *Extra) UnmarshalJSON(raw []byte) error {
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.UseNumber()
+	var m map[string]any
+	if err := dec.Decode(&m); err != nil {
+		return err
+	}
+	*x = m
+	return nil
 }
 
 // Request says how a delivery is sent.
 type Request struct {
-	Method  string            `json:"method"`
+	Method string `json:"method"`
+	// Routes are the URLs, or paths below the subscription's, for exact types, "family.*" or "*": see RouteFor.
 	Routes  map[string]string `json:"routes,omitempty"`
 	Headers map[string]string `json:"headers,omitempty"`
 	// Timeout bounds one attempt, from the dial to the last byte of the response. At most 30 s.
@@ -99,7 +125,8 @@ type Request struct {
 // RateLimit bounds requests per second.
 type RateLimit struct {
 	PerSecond int `json:"per_second"`
-	Burst     int `json:"burst,omitempty"`
+	// Burst is how many may go at once after a pause; 0 means PerSecond.
+	Burst int `json:"burst,omitempty"`
 }
 
 // Batch sends several events in one request.
@@ -157,9 +184,8 @@ func (s *Subscription) Clone() *Subscription {
 	c := *s
 	c.Events = append([]string{}, s.Events...)
 	c.Agents = append([]string{}, s.Agents...)
+	c.Request.Routes, c.PendingRoutes = maps.Clone(s.Request.Routes), maps.Clone(s.PendingRoutes)
 	c.Sealed = make(map[string]string, len(s.Sealed))
-	for k, v := range s.Sealed {
-		c.Sealed[k] = v
-	}
+	maps.Copy(c.Sealed, s.Sealed)
 	return &c
 }

@@ -1,6 +1,7 @@
 package subscription
 
 import (
+	"encoding/json"
 	"regexp"
 	"slices"
 	"strings"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/callstream/callstream/pkg/problem"
 	"github.com/callstream/callstream/schemas/catalog"
+	"github.com/callstream/callstream/subscription/scope"
 )
 
 // Rules are what the installation allows.
@@ -22,18 +24,20 @@ type Rules struct {
 
 // Limits of a subscription.
 const (
-	maxName     = 200
-	maxEvents   = 100
-	maxAgents   = 1000
-	maxAgent    = 256
-	maxInFlight = 1000
-	maxSpread   = 64
-	maxTimeout  = 30 * time.Second
-	minTimeout  = 100 * time.Millisecond
-	minTTL      = time.Second
-	maxTTL      = 7 * 24 * time.Hour // how long delivery lanes keep their records
-	maxTTLTypes = 100
-	maxPosition = 1_000_000
+	maxName      = 200
+	maxEvents    = 100
+	maxAgents    = 1000
+	maxAgent     = 256
+	maxInFlight  = 1000
+	maxSpread    = 64
+	maxTimeout   = 30 * time.Second
+	minTimeout   = 100 * time.Millisecond
+	minTTL       = time.Second
+	maxTTL       = 7 * 24 * time.Hour // how long delivery lanes keep their records
+	maxTTLTypes  = 100
+	maxPosition  = 1_000_000
+	maxExtra     = 64 << 10
+	minBatchWait = 10 * time.Millisecond
 )
 
 // MaxDocument is the size of the largest document that describes a subscription, in bytes.
@@ -51,14 +55,7 @@ func (s *Subscription) Validate(rules Rules) []problem.Fault {
 func (s *Subscription) validate(dec *decoder, rules Rules) {
 	const root = pointer("")
 	text(dec, root.member("name"), s.Name, maxName)
-	if detail := checkURL(s.URL, rules); detail != "" {
-		dec.fault(root.member("url"), detail)
-	}
-	if s.FallbackURL != "" {
-		if detail := checkURL(s.FallbackURL, rules); detail != "" {
-			dec.fault(root.member("fallback_url"), detail)
-		}
-	}
+	s.validateEndpoints(dec, rules)
 	s.validateEvents(dec, root.member("events"))
 	s.validateAgents(dec, root.member("agents"))
 	if s.Filter != "" {
@@ -66,40 +63,127 @@ func (s *Subscription) validate(dec *decoder, rules Rules) {
 			dec.fault(root.member("filter"), err.Error())
 		}
 	}
-	s.validateEnums(dec)
-	s.Auth.validate(dec, root.member("auth"))
+	s.Payload.validate(dec, root.member("payload"))
+	s.Auth.validate(dec, root.member("auth"), rules)
 	s.Signing.validate(dec, root.member("signing"))
 	s.Retry.validate(dec, root.member("retry"))
 	s.TTL.validate(dec, root.member("ttl"))
-	validateHeaders(dec, root.member("request").member("headers"), s.Request.Headers)
-	if s.Auth.Type == AuthAPIKey {
-		for name := range s.Request.Headers {
-			if strings.EqualFold(name, s.Auth.Header) {
-				dec.fault(root.member("request").member("headers").member(name), "auth sets this header")
-			}
-		}
-	}
-	between(dec, root.member("request").member("timeout"), time.Duration(s.Request.Timeout), minTimeout, maxTimeout)
+	oneOf(dec, root.member("verification"), string(s.Verification), string(VerifyChallenge), string(VerifyOptions), string(VerifyAck), string(VerifyManual))
+	oneOf(dec, root.member("ordering"), s.Ordering, OrderingNone, OrderingPerCall)
 	within(dec, root.member("max_in_flight"), s.MaxInFlight, 1, maxInFlight)
-	within(dec, root.member("spread"), s.Spread, 1, maxSpread)
 	within(dec, root.member("position"), s.Position, -maxPosition, maxPosition)
-	if !laneName.MatchString(s.Lane) {
-		dec.fault(root.member("lane"), "want the name of a lane: up to 32 lowercase letters, digits and '-'")
+	if detail := laneFault(s.Lane); detail != "" {
+		dec.fault(root.member("lane"), detail)
 	}
 	if s.Frequency != nil {
 		at := root.member("frequency")
 		oneOf(dec, at.member("per"), s.Frequency.Per, "call", "agent", "subscription")
 		within(dec, at.member("max"), s.Frequency.Max, 1, 1_000_000)
 		between(dec, at.member("window"), time.Duration(s.Frequency.Window), time.Second, 30*24*time.Hour)
+		if s.Spread > 1 {
+			dec.fault(root.member("spread"), "frequency needs 1: what it counts has to pass one place")
+		}
 	}
+	within(dec, root.member("spread"), s.Spread, 1, maxSpread)
 	if s.RateLimit != nil {
 		within(dec, root.member("rate_limit").member("per_second"), s.RateLimit.PerSecond, 1, 100_000)
 		within(dec, root.member("rate_limit").member("burst"), s.RateLimit.Burst, 0, 1_000_000)
 	}
-	if s.Batch != nil {
-		within(dec, root.member("batch").member("max_events"), s.Batch.MaxEvents, 1, 1000)
-		between(dec, root.member("batch").member("max_wait"), time.Duration(s.Batch.MaxWait), 0, time.Minute)
+	s.validateBatch(dec, root.member("batch"))
+}
+
+func (s *Subscription) validateEndpoints(dec *decoder, rules Rules) {
+	const root = pointer("")
+	if detail := checkURL(s.URL, rules); detail != "" {
+		dec.fault(root.member("url"), detail)
 	}
+	if s.FallbackURL != "" {
+		if detail := checkURL(s.FallbackURL, rules); detail != "" {
+			dec.fault(root.member("fallback_url"), detail)
+		} else if s.FallbackURL == s.URL {
+			dec.fault(root.member("fallback_url"), "it is the same as url")
+		}
+	}
+	at := root.member("request")
+	oneOf(dec, at.member("method"), s.Request.Method, "POST", "GET")
+	if s.Request.Method == "GET" && (s.Payload.Profile == ProfileCloudEvents || s.Payload.Profile == ProfileCloudEventsBinary) {
+		dec.faultf(at.member("method"), "the profile %s needs POST: CloudEvents has no form for a query", s.Payload.Profile)
+	}
+	validateRoutes(dec, at.member("routes"), s.Request.Routes, rules)
+	validateHeaders(dec, at.member("headers"), s.Request.Headers)
+	if s.Auth.Type == AuthAPIKey {
+		for name := range s.Request.Headers {
+			if strings.EqualFold(name, s.Auth.Header) {
+				dec.fault(at.member("headers").member(name), "auth sets this header")
+			}
+		}
+	}
+	between(dec, at.member("timeout"), time.Duration(s.Request.Timeout), minTimeout, maxTimeout)
+}
+
+func (p *Payload) validate(dec *decoder, at pointer) {
+	oneOf(dec, at.member("profile"), p.Profile, ProfileStandard, ProfilePostCall, ProfileCloudEvents, ProfileCloudEventsBinary,
+		ProfilePush, ProfileCallback, ProfileDialer, ProfilePlatform, ProfileRaw, ProfileCustom)
+	_, faults := scope.Compile(scope.Rules{Include: p.Include, Exclude: p.Exclude, Transcript: p.Transcript, Redact: p.Redact})
+	for _, f := range faults {
+		if place := at.member(f.Member); f.Index >= 0 {
+			dec.fault(place.index(f.Index), f.Detail)
+		} else {
+			dec.fault(place, f.Detail)
+		}
+	}
+	switch {
+	case p.Profile == ProfileCustom && p.Template == "":
+		dec.fault(at.member("template"), "the profile custom needs it: a CEL expression over event that yields the body")
+	case p.Profile != ProfileCustom && p.Template != "":
+		dec.faultf(at.member("template"), "it belongs to the profile custom, not to %s", p.Profile)
+	case p.Template != "":
+		if _, err := CompileTemplate(p.Template); err != nil {
+			dec.fault(at.member("template"), err.Error())
+		}
+	}
+	if raw, err := json.Marshal(p.Extra); err != nil || len(raw) > maxExtra {
+		dec.faultf(at.member("extra"), "longer than %d bytes", maxExtra)
+	}
+}
+
+// validateBatch names everything that a batch can't go with at the batch: each is fine by itself.
+func (s *Subscription) validateBatch(dec *decoder, at pointer) {
+	if s.Batch == nil {
+		return
+	}
+	var not []string
+	switch s.Payload.Profile {
+	case ProfileCloudEventsBinary:
+		not = append(not, "the profile cloudevents-binary (one event a request)")
+	case ProfilePostCall, ProfileRaw, ProfileCustom:
+		not = append(not, "the profile "+s.Payload.Profile+" (its items carry no id)")
+	}
+	if s.Request.Method == "GET" {
+		not = append(not, "request.method GET")
+	}
+	if s.CaptureResponse {
+		not = append(not, "capture_response")
+	}
+	if s.Ordering == OrderingPerCall {
+		not = append(not, "ordering per_call")
+	}
+	if len(not) > 0 {
+		dec.fault(at, "it doesn't go with "+strings.Join(not, ", "))
+	}
+	within(dec, at.member("max_events"), s.Batch.MaxEvents, 1, 1000)
+	between(dec, at.member("max_wait"), time.Duration(s.Batch.MaxWait), minBatchWait, time.Minute)
+}
+
+// laneFault returns why name can't be a lane of deliveries, or "". The pipeline has topics of its own beside the lanes.
+func laneFault(name string) string {
+	switch {
+	case !laneName.MatchString(name):
+		return "want the name of a lane: up to 32 lowercase letters, digits and '-'"
+	case slices.Contains([]string{"slow", "ordered", "dlq", "decisions", "attempts"}, name), strings.HasPrefix(name, "retry"):
+		return "the pipeline uses that name itself: choose another"
+	}
+	return ""
 }
 
 func (s *Subscription) validateEvents(dec *decoder, at pointer) {
@@ -132,16 +216,6 @@ func (s *Subscription) validateAgents(dec *decoder, at pointer) {
 		}
 		seen[agent] = true
 	}
-}
-
-func (s *Subscription) validateEnums(dec *decoder) {
-	const root = pointer("")
-	oneOf(dec, root.member("payload").member("profile"), s.Payload.Profile, ProfileStandard, ProfilePostCall, ProfileCloudEvents,
-		ProfileCloudEventsBinary, ProfilePush, ProfileCallback, ProfileDialer, ProfilePlatform, ProfileRaw, ProfileCustom)
-	oneOf(dec, root.member("payload").member("transcript"), s.Payload.Transcript, "", "full", "snippet", "none")
-	oneOf(dec, root.member("request").member("method"), s.Request.Method, "POST", "GET")
-	oneOf(dec, root.member("verification"), string(s.Verification), string(VerifyChallenge), string(VerifyOptions), string(VerifyAck), string(VerifyManual))
-	oneOf(dec, root.member("ordering"), s.Ordering, OrderingNone, OrderingPerCall)
 }
 
 func (t TTL) validate(dec *decoder, at pointer) {

@@ -2,47 +2,67 @@
 package webhook
 
 import (
+	"crypto/ed25519"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
 	"hash"
 )
 
-// Signer makes the value of webhook-signature: Standard Webhooks "v1", an HMAC-SHA256 over "id.timestamp.body" for each
-// of the current secrets, newest first, separated by spaces. One Signer serves one request at a time;
-// its hashes are used again and again, which is most of what signing would cost otherwise.
+// Signer makes the value of webhook-signature: for each of the keys, newest first, a Standard Webhooks signature over
+// "id.timestamp.body", separated by spaces: "v1" is an HMAC-SHA256, "v1a" is ed25519. One Signer serves one request at a
+// time; its hashes are used again and again, which is most of what signing would cost otherwise.
 type Signer struct {
-	macs []hash.Hash
+	keys []signingKey
 	sum  []byte
 	out  []byte
+	text []byte // what ed25519 signs, in one piece as it needs it
 }
 
-// NewSigner returns a Signer for the bytes of the secrets.
-func NewSigner(keys [][]byte) *Signer {
-	s := &Signer{macs: make([]hash.Hash, len(keys)), sum: make([]byte, 0, sha256.Size)}
+// signingKey has one of the two.
+type signingKey struct {
+	mac     hash.Hash
+	private ed25519.PrivateKey
+}
+
+// NewSigner returns a Signer for the keys.
+func NewSigner(keys ...Key) *Signer {
+	s := &Signer{keys: make([]signingKey, len(keys)), sum: make([]byte, 0, sha256.Size)}
 	for i, key := range keys {
-		s.macs[i] = hmac.New(sha256.New, key)
+		if key.private != nil {
+			s.keys[i].private = key.private
+		} else {
+			s.keys[i].mac = hmac.New(sha256.New, key.secret)
+		}
 	}
 	return s
 }
 
-// Sign returns the signatures, or "" without a secret.
+// Sign returns the signatures, or "" without a key.
 func (s *Signer) Sign(id, timestamp string, body []byte) string {
 	s.out = s.out[:0]
-	for i, mac := range s.macs {
-		mac.Reset()
-		// The prefix goes through out's spare room, so that the strings need no copies of their own.
-		start := len(s.out)
-		s.out = append(append(append(append(s.out, id...), '.'), timestamp...), '.')
-		mac.Write(s.out[start:])
-		s.out = s.out[:start]
-		mac.Write(body)
-		s.sum = mac.Sum(s.sum[:0])
+	for i, key := range s.keys {
 		if i > 0 {
 			s.out = append(s.out, ' ')
 		}
-		s.out = append(s.out, "v1,"...)
-		s.out = base64.StdEncoding.AppendEncode(s.out, s.sum)
+		if key.private != nil {
+			s.text = append(appendPrefix(s.text[:0], id, timestamp), body...)
+			s.out = base64.StdEncoding.AppendEncode(append(s.out, "v1a,"...), ed25519.Sign(key.private, s.text))
+			continue
+		}
+		key.mac.Reset()
+		// The prefix goes through out's spare room, so that the strings need no copies of their own.
+		start := len(s.out)
+		s.out = appendPrefix(s.out, id, timestamp)
+		key.mac.Write(s.out[start:])
+		s.out = s.out[:start]
+		key.mac.Write(body)
+		s.sum = key.mac.Sum(s.sum[:0])
+		s.out = base64.StdEncoding.AppendEncode(append(s.out, "v1,"...), s.sum)
 	}
 	return string(s.out)
+}
+
+func appendPrefix(dst []byte, id, timestamp string) []byte {
+	return append(append(append(append(dst, id...), '.'), timestamp...), '.')
 }
