@@ -96,10 +96,13 @@ func (s *Store) KeyByHash(ctx context.Context, hash string) (Key, error) {
 }
 
 // Keys returns a tenant's keys, newest first, at most limit of them. before is the id of the last one of the page
-// before, or empty.
+// before, or empty. Ids begin with their time, so their order is that of creation.
 func (s *Store) Keys(ctx context.Context, tenant, before string, limit int) ([]Key, error) {
-	query, args := page(selectKey, tenant, before, limit)
-	rows, err := s.query(ctx, query, args...)
+	query, args := selectKey+` WHERE tenant = ? AND deleted_at = 0`, []any{tenant}
+	if before != "" {
+		query, args = query+` AND id < ?`, append(args, before)
+	}
+	rows, err := s.query(ctx, query+` ORDER BY id DESC LIMIT ?`, append(args, limit)...)
 	if err != nil {
 		return nil, fmt.Errorf("list keys: %w", err)
 	}

@@ -9,13 +9,15 @@ import (
 	"time"
 )
 
-// Kind tells the objects apart that have a feed.
+// Kind tells apart what goes through the outbox.
 type Kind string
 
 // The kinds.
 const (
 	KindSubscription Kind = "subscription"
 	KindKey          Kind = "key"
+	// KindReplay is a command, which has a topic and no state of its own.
+	KindReplay Kind = "replay"
 )
 
 // Entry is one version of an object on its way to the feed.
@@ -259,22 +261,25 @@ func adopt(ctx context.Context, t tx, at time.Time, e Entry) error {
 			k.ID, k.Tenant, k.Version, k.Name, hash, string(scopes), micros(k.CreatedAt), micros(k.UpdatedAt), micros(k.ExpiresAt), deletedAt)
 		return err
 	}
+	r := subscriptionRow{id: e.ID, tenant: e.Tenant, version: e.Version, spec: "{}", secrets: "{}"}
 	var times struct {
 		CreatedAt time.Time `json:"created_at"`
 		UpdatedAt time.Time `json:"updated_at"`
 	}
-	spec, secrets := string(e.Spec), string(e.Secrets)
-	if e.Deleted {
-		spec = "{}"
+	if !e.Deleted {
+		r.spec = string(e.Spec)
 	}
-	if err := json.Unmarshal([]byte(spec), &times); err != nil {
+	if len(e.Secrets) > 0 {
+		r.secrets = string(e.Secrets)
+	}
+	if err := json.Unmarshal([]byte(r.spec), &times); err != nil {
 		return err
 	}
-	if secrets == "" {
-		secrets = "{}"
+	if err := r.index(); err != nil {
+		return err
 	}
-	_, err := t.exec(ctx, `INSERT INTO subscriptions (id, tenant, version, spec, secrets, created_at, updated_at, deleted_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
-		e.ID, e.Tenant, e.Version, spec, secrets, micros(times.CreatedAt), micros(times.UpdatedAt), deletedAt)
+	_, err := t.exec(ctx, `INSERT INTO subscriptions (id, tenant, version, spec, secrets, state, position, previous_until, created_at, updated_at, deleted_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+		r.id, r.tenant, r.version, r.spec, r.secrets, r.state, r.position, r.previousUntil, micros(times.CreatedAt), micros(times.UpdatedAt), deletedAt)
 	return err
 }
 

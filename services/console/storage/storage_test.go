@@ -12,6 +12,7 @@ import (
 
 	"github.com/callstream/callstream/pkg/auth"
 	"github.com/callstream/callstream/pkg/secret"
+	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/services/console/storage"
 	"github.com/callstream/callstream/services/console/storage/pgtest"
 	"github.com/callstream/callstream/services/console/storage/storagetest"
@@ -116,7 +117,7 @@ func TestASubscriptionLivesAndDies(t *testing.T) {
 			require.Equal(t, sub.ID, e.ID)
 			require.Equal(t, i == 2, e.Deleted)
 		}
-		lines, err := s.Audit(ctx, "acme", sub.ID)
+		lines, err := s.Audit(ctx, "acme", storage.AuditQuery{ID: sub.ID, Limit: 10})
 		require.NoError(t, err)
 		require.Len(t, lines, 3)
 	})
@@ -148,7 +149,7 @@ func TestAChangeIsWholeOrNot(t *testing.T) {
 		pending, err := s.Pending(ctx, 10)
 		require.NoError(t, err)
 		require.Len(t, pending, 1)
-		lines, err := s.Audit(ctx, "acme", sub.ID)
+		lines, err := s.Audit(ctx, "acme", storage.AuditQuery{ID: sub.ID, Limit: 10})
 		require.NoError(t, err)
 		require.Len(t, lines, 1)
 	})
@@ -172,12 +173,12 @@ func TestListsAreNewestFirstByTenant(t *testing.T) {
 		require.NoError(t, err)
 		want = append(want[:3:3], want[4:]...)
 		var got []string
-		for before := ""; ; {
-			page, err := s.Subscriptions(ctx, "acme", before, 2)
+		for query := (storage.SubscriptionQuery{Limit: 2}); ; {
+			page, err := s.Subscriptions(ctx, "acme", query)
 			require.NoError(t, err)
 			for _, sub := range page {
 				got = append(got, sub.ID)
-				before = sub.ID
+				query.After = &storage.SubscriptionPlace{ID: sub.ID}
 			}
 			if len(page) < 2 {
 				break
@@ -407,4 +408,271 @@ func TestBadDatabaseURLs(t *testing.T) {
 	_, err = storage.Open(t.Context(), storage.Config{URL: "postgres://u:geheim@127.0.0.1:1/x"})
 	require.Error(t, err)
 	require.NotContains(t, err.Error(), "geheim")
+}
+
+// A list finds what people look for: a part of the name, of the URL's host, of the id or of an event pattern, a state, an
+// event type, in the order asked for, and page by page.
+func TestSubscriptionsAreFound(t *testing.T) {
+	onEach(t, func(t *testing.T, cfg storage.Config) {
+		ctx, s := t.Context(), open(t, cfg)
+		for i, c := range []struct {
+			name, url string
+			position  int
+			state     subscription.State
+			events    []string
+		}{
+			{"CRM Nord", "https://crm.example.com/secret-token", 3, subscription.StateActive, []string{"call.*"}},
+			{"Ärzte", "https://hooks.example.org/", 1, subscription.StateActive, []string{"call.ended", "sms.sent"}},
+			{"100%_done", "https://x.example/", 1, subscription.StatePaused, []string{"*"}},
+			{"", "https://x.example/", -2, subscription.StateActive, []string{"agent.status_changed"}},
+		} {
+			sub := newSubscription(t, "acme")
+			sub.ID = fmt.Sprintf("sub_%d", i)
+			sub.Name, sub.URL, sub.Position, sub.State, sub.Events = c.name, c.url, c.position, c.state, c.events
+			_, err := s.CreateSubscription(ctx, sub, by)
+			require.NoError(t, err)
+		}
+		_, err := s.CreateSubscription(ctx, newSubscription(t, "other"), by)
+		require.NoError(t, err)
+		find := func(q storage.SubscriptionQuery) (found []string) {
+			q.Limit = 1
+			for {
+				page, err := s.Subscriptions(ctx, "acme", q)
+				require.NoError(t, err)
+				if len(page) == 0 {
+					return found
+				}
+				found = append(found, page[0].ID)
+				q.After = &storage.SubscriptionPlace{Position: page[0].Position, ID: page[0].ID}
+			}
+		}
+		for _, c := range []struct {
+			q    storage.SubscriptionQuery
+			want []string
+		}{
+			{storage.SubscriptionQuery{}, []string{"sub_3", "sub_2", "sub_1", "sub_0"}},
+			{storage.SubscriptionQuery{ByPosition: true}, []string{"sub_3", "sub_2", "sub_1", "sub_0"}},
+			{storage.SubscriptionQuery{Text: "crm"}, []string{"sub_0"}},
+			{storage.SubscriptionQuery{Text: "äRZ"}, []string{"sub_1"}},
+			{storage.SubscriptionQuery{Text: "%_"}, []string{"sub_2"}},
+			{storage.SubscriptionQuery{Text: "example.COM"}, []string{"sub_0"}},
+			{storage.SubscriptionQuery{Text: "secret-token"}, nil},
+			{storage.SubscriptionQuery{Text: "SMS."}, []string{"sub_1"}},
+			{storage.SubscriptionQuery{Text: "ub_3"}, []string{"sub_3"}},
+			{storage.SubscriptionQuery{State: subscription.StatePaused}, []string{"sub_2"}},
+			{storage.SubscriptionQuery{Event: "call.ended"}, []string{"sub_2", "sub_1", "sub_0"}},
+			{storage.SubscriptionQuery{Event: "call.ended", State: subscription.StateActive, ByPosition: true}, []string{"sub_1", "sub_0"}},
+		} {
+			require.Equal(t, c.want, find(c.q), "%+v", c.q)
+		}
+		_, _, err = s.UpdateSubscription(ctx, "acme", "sub_0", 0, by, func(sub *subscription.Subscription) (*subscription.Subscription, error) {
+			sub.Position, sub.State = -9, subscription.StateDisabled
+			return sub, nil
+		})
+		require.NoError(t, err)
+		require.Equal(t, []string{"sub_0", "sub_3", "sub_2", "sub_1"}, find(storage.SubscriptionQuery{ByPosition: true}))
+		require.Equal(t, []string{"sub_0"}, find(storage.SubscriptionQuery{State: subscription.StateDisabled}))
+	})
+}
+
+// A list that drops most rows reads on until the page is full, however many that takes.
+func TestASearchReadsOn(t *testing.T) {
+	onEach(t, func(t *testing.T, cfg storage.Config) {
+		ctx, s := t.Context(), open(t, cfg)
+		var entries []storage.Entry
+		for i := range 1203 {
+			name := "other"
+			if i%600 == 0 {
+				name = "wanted"
+			}
+			entries = append(entries, storage.Entry{Kind: storage.KindSubscription, ID: fmt.Sprintf("sub_%04d", i), Tenant: "acme", Version: 1,
+				Spec: []byte(`{"name":"` + name + `","url":"https://x.example","events":["*"],"state":"active","position":7}`)})
+		}
+		require.NoError(t, s.Adopt(ctx, entries))
+		for _, byPosition := range []bool{false, true} {
+			found, err := s.Subscriptions(ctx, "acme", storage.SubscriptionQuery{Text: "WANTED", ByPosition: byPosition, Limit: 500})
+			require.NoError(t, err)
+			require.Len(t, found, 3)
+			all, err := s.Subscriptions(ctx, "acme", storage.SubscriptionQuery{State: subscription.StateActive, ByPosition: byPosition, Limit: 501})
+			require.NoError(t, err)
+			require.Len(t, all, 501)
+		}
+	})
+}
+
+// What the first release stored is found by what the second one looks for.
+func TestTheSecondMigrationReadsWhatIsThere(t *testing.T) {
+	onEach(t, func(t *testing.T, cfg storage.Config) {
+		ctx := t.Context()
+		s := open(t, cfg)
+		sub := newSubscription(t, "acme")
+		sub.Position, sub.State = 12, subscription.StatePaused
+		_, err := s.CreateSubscription(ctx, sub, by)
+		require.NoError(t, err)
+		for _, query := range []string{"DROP TABLE replayed", "DROP TABLE agent_settings", "DROP INDEX audit_by_tenant", "DROP INDEX subscriptions_previous", "DROP INDEX subscriptions_by_position",
+			"ALTER TABLE subscriptions DROP COLUMN state", "ALTER TABLE subscriptions DROP COLUMN position", "ALTER TABLE subscriptions DROP COLUMN previous_until", "DELETE FROM goose_db_version WHERE version_id = 2"} {
+			_, err := s.Write.ExecContext(ctx, query)
+			require.NoError(t, err, query)
+		}
+		s.Close()
+		s = open(t, cfg)
+		found, err := s.Subscriptions(ctx, "acme", storage.SubscriptionQuery{State: subscription.StatePaused, ByPosition: true, After: &storage.SubscriptionPlace{Position: 11, ID: "z"}, Limit: 2})
+		require.NoError(t, err)
+		require.Len(t, found, 1)
+	})
+}
+
+// The audit log answers who did what when, newest first, and to one tenant only what is its own.
+func TestTheAuditLogIsSearched(t *testing.T) {
+	onEach(t, func(t *testing.T, cfg storage.Config) {
+		clock := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+		cfg.Now = func() time.Time { return clock }
+		ctx, s := t.Context(), open(t, cfg)
+		one, two := newSubscription(t, "acme"), newSubscription(t, "acme")
+		for _, sub := range []*subscription.Subscription{one, two, newSubscription(t, "other")} {
+			_, err := s.CreateSubscription(ctx, sub, by)
+			require.NoError(t, err)
+			clock = clock.Add(time.Hour)
+		}
+		_, err := s.DeleteSubscription(ctx, "acme", one.ID, 0, storage.Change{Actor: "key_1", Action: "deleted"})
+		require.NoError(t, err)
+		versions := func(q storage.AuditQuery) (out []string) {
+			q.Limit = 10
+			lines, err := s.Audit(ctx, "acme", q)
+			require.NoError(t, err)
+			for _, l := range lines {
+				require.Equal(t, "acme", l.Tenant)
+				out = append(out, l.Action+" "+l.ID)
+			}
+			return out
+		}
+		deleted, second, first := "deleted "+one.ID, "created "+two.ID, "created "+one.ID
+		require.Equal(t, []string{deleted, second, first}, versions(storage.AuditQuery{}))
+		require.Equal(t, []string{deleted, first}, versions(storage.AuditQuery{ID: one.ID}))
+		require.Equal(t, []string{deleted}, versions(storage.AuditQuery{Actor: "key_1"}))
+		require.Equal(t, []string{second, first}, versions(storage.AuditQuery{Action: "created"}))
+		require.Nil(t, versions(storage.AuditQuery{Kind: storage.KindKey}))
+		start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+		require.Equal(t, []string{second}, versions(storage.AuditQuery{Since: start.Add(time.Hour), Until: start.Add(3 * time.Hour)}))
+		lines, err := s.Audit(ctx, "acme", storage.AuditQuery{Limit: 1})
+		require.NoError(t, err)
+		require.Equal(t, []string{second, first}, versions(storage.AuditQuery{BeforeSeq: lines[0].Seq}))
+	})
+}
+
+// S4-02: what stands for an agent is made, changed and removed whole, and two who change it at once don't both succeed.
+func TestAnAgentsSubscription(t *testing.T) {
+	onEach(t, func(t *testing.T, cfg storage.Config) {
+		ctx, s := t.Context(), open(t, cfg)
+		_, err := s.AgentSubscription(ctx, "acme", "a-1")
+		require.ErrorIs(t, err, storage.ErrNotFound)
+		sub := newSubscription(t, "acme")
+		_, err = s.SetAgentSubscription(ctx, "acme", "a-1", nil, sub, by)
+		require.NoError(t, err)
+		_, err = s.SetAgentSubscription(ctx, "acme", "a-1", nil, newSubscription(t, "acme"), by)
+		require.ErrorIs(t, err, storage.ErrStale, "another made it first")
+		_, err = s.AgentSubscription(ctx, "other", "a-1")
+		require.ErrorIs(t, err, storage.ErrNotFound)
+
+		read, err := s.AgentSubscription(ctx, "acme", "a-1")
+		require.NoError(t, err)
+		require.Equal(t, sub, read)
+		next := read.Clone()
+		next.Name = "moved"
+		_, err = s.SetAgentSubscription(ctx, "acme", "a-1", read, next, by)
+		require.NoError(t, err)
+		_, err = s.SetAgentSubscription(ctx, "acme", "a-1", read, nil, by)
+		require.ErrorIs(t, err, storage.ErrStale)
+		_, err = s.SetAgentSubscription(ctx, "acme", "a-1", next, nil, by)
+		require.NoError(t, err)
+		gone, err := s.AgentSubscription(ctx, "acme", "a-1")
+		require.NoError(t, err)
+		require.Nil(t, gone)
+		pending, err := s.Pending(ctx, 10)
+		require.NoError(t, err)
+		require.Len(t, pending, 3)
+		require.True(t, pending[2].Deleted)
+
+		// One that was deleted by its id is none either, and can be made again.
+		again := newSubscription(t, "acme")
+		_, err = s.SetAgentSubscription(ctx, "acme", "a-1", nil, again, by)
+		require.NoError(t, err)
+		_, err = s.DeleteSubscription(ctx, "acme", again.ID, 0, by)
+		require.NoError(t, err)
+		gone, err = s.AgentSubscription(ctx, "acme", "a-1")
+		require.NoError(t, err)
+		require.Nil(t, gone)
+		_, err = s.SetAgentSubscription(ctx, "acme", "a-1", nil, newSubscription(t, "acme"), by)
+		require.NoError(t, err)
+	})
+}
+
+func TestConcurrentAgentSettingsMakeOneSubscription(t *testing.T) {
+	onEach(t, func(t *testing.T, cfg storage.Config) {
+		ctx, s := t.Context(), open(t, cfg)
+		errs := make(chan error, 8)
+		for range cap(errs) {
+			sub := newSubscription(t, "acme")
+			go func() {
+				_, err := s.SetAgentSubscription(ctx, "acme", "a-1", nil, sub, by)
+				errs <- err
+			}()
+		}
+		won := 0
+		for range cap(errs) {
+			if err := <-errs; err == nil {
+				won++
+			} else {
+				require.ErrorIs(t, err, storage.ErrStale)
+			}
+		}
+		require.Equal(t, 1, won)
+		all, err := s.Subscriptions(ctx, "acme", storage.SubscriptionQuery{Limit: 10})
+		require.NoError(t, err)
+		require.Len(t, all, 1)
+	})
+}
+
+// What was skipped is asked for once, also by two at the same time; what a replay skipped again may be asked for again.
+func TestReplaysAreAskedOnce(t *testing.T) {
+	onEach(t, func(t *testing.T, cfg storage.Config) {
+		ctx, s := t.Context(), open(t, cfg)
+		skipped := make([]storage.Skipped, 1000)
+		for i := range skipped {
+			skipped[i] = storage.Skipped{Delivery: fmt.Sprintf("msg_%d", i), Event: event.ReplayEvent{Topic: "calls.events", Partition: 3, Offset: int64(i)}}
+		}
+		counts := make(chan int, 4)
+		for i := range cap(counts) {
+			go func() {
+				n, _, err := s.Replay(ctx, event.Replay{ID: fmt.Sprintf("rpl_%d", i), Tenant: "acme", SubscriptionID: "sub_1", Command: "start"}, skipped, by)
+				if err != nil {
+					t.Error(err)
+				}
+				counts <- n
+			}()
+		}
+		sum := 0
+		for range cap(counts) {
+			sum += <-counts
+		}
+		require.Equal(t, 1000, sum)
+		pending, err := s.Pending(ctx, 10)
+		require.NoError(t, err)
+		require.Len(t, pending, 1)
+		command, err := pending[0].Replay()
+		require.NoError(t, err)
+		require.Len(t, command.Events, 1000)
+		require.Equal(t, event.ReplayEvent{Topic: "calls.events", Partition: 3, Offset: 999}, command.Events[999])
+		require.Equal(t, "sub_1", command.SubscriptionID)
+
+		again := []storage.Skipped{{Delivery: "msg_1", AfterReplay: "rpl_0"}, {Delivery: "msg_2"}}
+		n, _, err := s.Replay(ctx, event.Replay{ID: "rpl_9", Tenant: "acme", SubscriptionID: "sub_1"}, again, by)
+		require.NoError(t, err)
+		require.Equal(t, 1, n)
+		lines, err := s.Audit(ctx, "acme", storage.AuditQuery{ID: "sub_1", Limit: 10})
+		require.NoError(t, err)
+		require.Len(t, lines, 2)
+		_, _, err = s.Replay(ctx, event.Replay{}, make([]storage.Skipped, 1001), by)
+		require.Error(t, err)
+	})
 }

@@ -26,22 +26,24 @@ type Receipt int64
 // and version here.
 func (s *Store) CreateSubscription(ctx context.Context, sub *subscription.Subscription, c Change) (Receipt, error) {
 	var receipt Receipt
-	err := s.change(ctx, "create a subscription", func(t tx) error {
-		sub.Version, sub.CreatedAt = 1, s.Now()
-		sub.UpdatedAt = sub.CreatedAt
-		spec, secrets, err := columns(sub)
-		if err != nil {
-			return err
-		}
-		_, err = t.exec(ctx, `INSERT INTO subscriptions (id, tenant, version, spec, secrets, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?)`,
-			sub.ID, sub.Tenant, sub.Version, spec, secrets, micros(sub.CreatedAt), micros(sub.UpdatedAt))
-		if err != nil {
-			return err
-		}
-		receipt, err = s.record(ctx, t, subscriptionEntry(sub.ID, sub.Tenant, sub.Version, false, spec, secrets), c)
+	err := s.change(ctx, "create a subscription", func(t tx) (err error) {
+		receipt, err = s.insert(ctx, t, sub, c)
 		return err
 	})
 	return receipt, err
+}
+
+func (s *Store) insert(ctx context.Context, t tx, sub *subscription.Subscription, c Change) (Receipt, error) {
+	sub.Version, sub.CreatedAt = 1, s.Now()
+	sub.UpdatedAt = sub.CreatedAt
+	r, err := rowOf(sub)
+	if err != nil {
+		return 0, err
+	}
+	if err := r.insert(ctx, t); err != nil {
+		return 0, err
+	}
+	return s.record(ctx, t, subscriptionEntry(sub.ID, sub.Tenant, sub.Version, false, r.spec, r.secrets), c)
 }
 
 // UpdateSubscription changes a subscription of a tenant: edit gets the present one and returns the next, or an error that
@@ -52,12 +54,9 @@ func (s *Store) UpdateSubscription(ctx context.Context, tenant, id string, versi
 	var result *subscription.Subscription
 	var receipt Receipt
 	err := s.change(ctx, "change a subscription", func(t tx) error {
-		now, err := scanSubscription(t.row(ctx, selectSubscription+` WHERE id = ? AND tenant = ? AND deleted_at = 0`+t.forUpdate(), id, tenant))
+		now, err := present(ctx, t, tenant, id, version)
 		if err != nil {
 			return err
-		}
-		if version != 0 && now.Version != version {
-			return ErrStale
 		}
 		next, err := edit(now.Clone())
 		if err != nil {
@@ -67,18 +66,8 @@ func (s *Store) UpdateSubscription(ctx context.Context, tenant, id string, versi
 			result = now
 			return nil
 		}
-		next.ID, next.Tenant, next.Version, next.CreatedAt = now.ID, now.Tenant, now.Version+1, now.CreatedAt
-		next.UpdatedAt = s.Now()
-		spec, secrets, err := columns(next)
-		if err != nil {
-			return err
-		}
-		if _, err := t.exec(ctx, `UPDATE subscriptions SET version = ?, spec = ?, secrets = ?, updated_at = ? WHERE id = ?`,
-			next.Version, spec, secrets, micros(next.UpdatedAt), id); err != nil {
-			return err
-		}
-		receipt, err = s.record(ctx, t, subscriptionEntry(id, tenant, next.Version, false, spec, secrets), c)
 		result = next
+		receipt, err = s.replace(ctx, t, now, next, c)
 		return err
 	})
 	if err != nil {
@@ -87,27 +76,77 @@ func (s *Store) UpdateSubscription(ctx context.Context, tenant, id string, versi
 	return result, receipt, nil
 }
 
-// DeleteSubscription ends a subscription. Its row stays, as the next version, until Purge forgets it.
+// present reads a subscription that is changed next. version is the one that it has to have, 0 for any.
+func present(ctx context.Context, t tx, tenant, id string, version int64) (*subscription.Subscription, error) {
+	now, err := scanSubscription(t.row(ctx, selectSubscription+` WHERE id = ? AND tenant = ? AND deleted_at = 0`+t.forUpdate(), id, tenant))
+	if err != nil {
+		return nil, err
+	}
+	if version != 0 && now.Version != version {
+		return nil, ErrStale
+	}
+	return now, nil
+}
+
+// replace stores next as the version after now.
+func (s *Store) replace(ctx context.Context, t tx, now, next *subscription.Subscription, c Change) (Receipt, error) {
+	next.ID, next.Tenant, next.Version, next.CreatedAt = now.ID, now.Tenant, now.Version+1, now.CreatedAt
+	next.UpdatedAt = s.Now()
+	r, err := rowOf(next)
+	if err != nil {
+		return 0, err
+	}
+	if _, err := t.exec(ctx, `UPDATE subscriptions SET version = ?, spec = ?, secrets = ?, state = ?, position = ?, previous_until = ?, updated_at = ? WHERE id = ?`,
+		r.version, r.spec, r.secrets, r.state, r.position, r.previousUntil, r.updatedAt, r.id); err != nil {
+		return 0, err
+	}
+	return s.record(ctx, t, subscriptionEntry(next.ID, next.Tenant, next.Version, false, r.spec, r.secrets), c)
+}
+
+// DeleteSubscription ends a subscription. Its row stays, as the next version, until Forget drops it.
 func (s *Store) DeleteSubscription(ctx context.Context, tenant, id string, version int64, c Change) (Receipt, error) {
 	var receipt Receipt
 	err := s.change(ctx, "delete a subscription", func(t tx) error {
-		now, err := scanSubscription(t.row(ctx, selectSubscription+` WHERE id = ? AND tenant = ? AND deleted_at = 0`+t.forUpdate(), id, tenant))
+		now, err := present(ctx, t, tenant, id, version)
 		if err != nil {
 			return err
 		}
-		if version != 0 && now.Version != version {
-			return ErrStale
-		}
-		at := micros(s.Now())
-		// The secrets go at once: nothing needs them any more.
-		if _, err := t.exec(ctx, `UPDATE subscriptions SET version = ?, secrets = '{}', updated_at = ?, deleted_at = ? WHERE id = ?`,
-			now.Version+1, at, at, id); err != nil {
-			return err
-		}
-		receipt, err = s.record(ctx, t, subscriptionEntry(id, tenant, now.Version+1, true, "", "{}"), c)
+		receipt, err = s.end(ctx, t, now, c)
 		return err
 	})
 	return receipt, err
+}
+
+func (s *Store) end(ctx context.Context, t tx, now *subscription.Subscription, c Change) (Receipt, error) {
+	at := micros(s.Now())
+	// The secrets go at once: nothing needs them any more.
+	if _, err := t.exec(ctx, `UPDATE subscriptions SET version = ?, secrets = '{}', previous_until = 0, updated_at = ?, deleted_at = ? WHERE id = ?`,
+		now.Version+1, at, at, now.ID); err != nil {
+		return 0, err
+	}
+	return s.record(ctx, t, subscriptionEntry(now.ID, now.Tenant, now.Version+1, true, "", "{}"), c)
+}
+
+// ExpiredKeys returns subscriptions, as tenant and id alone, whose signing key before the present one ended before a time,
+// at most limit of them.
+func (s *Store) ExpiredKeys(ctx context.Context, before time.Time, limit int) ([]Entry, error) {
+	rows, err := s.query(ctx, `SELECT id, tenant FROM subscriptions WHERE previous_until > 0 AND previous_until < ? ORDER BY previous_until LIMIT ?`, micros(before), limit)
+	if err != nil {
+		return nil, fmt.Errorf("read expired keys: %w", err)
+	}
+	defer rows.Close()
+	var list []Entry
+	for rows.Next() {
+		e := Entry{Kind: KindSubscription}
+		if err := rows.Scan(&e.ID, &e.Tenant); err != nil {
+			return nil, fmt.Errorf("read expired keys: %w", err)
+		}
+		list = append(list, e)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read expired keys: %w", err)
+	}
+	return list, nil
 }
 
 // Subscription returns one subscription of a tenant.
@@ -117,38 +156,6 @@ func (s *Store) Subscription(ctx context.Context, tenant, id string) (*subscript
 		return nil, fmt.Errorf("read a subscription: %w", err)
 	}
 	return sub, nil
-}
-
-// Subscriptions returns a tenant's subscriptions, newest first, at most limit of them. before is the id of the last one
-// of the page before, or empty.
-func (s *Store) Subscriptions(ctx context.Context, tenant, before string, limit int) ([]*subscription.Subscription, error) {
-	query, args := page(selectSubscription, tenant, before, limit)
-	rows, err := s.query(ctx, query, args...)
-	if err != nil {
-		return nil, fmt.Errorf("list subscriptions: %w", err)
-	}
-	defer rows.Close()
-	list := []*subscription.Subscription{}
-	for rows.Next() {
-		sub, err := scanSubscription(rows)
-		if err != nil {
-			return nil, fmt.Errorf("list subscriptions: %w", err)
-		}
-		list = append(list, sub)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("list subscriptions: %w", err)
-	}
-	return list, nil
-}
-
-// page is the end of a list query. Ids begin with their time, so their order is that of creation.
-func page(query, tenant, before string, limit int) (string, []any) {
-	query, args := query+` WHERE tenant = ? AND deleted_at = 0`, []any{tenant}
-	if before != "" {
-		query, args = query+` AND id < ?`, append(args, before)
-	}
-	return query + ` ORDER BY id DESC LIMIT ?`, append(args, limit)
 }
 
 const selectSubscription = `SELECT id, tenant, version, spec, secrets, created_at, updated_at FROM subscriptions`
@@ -175,20 +182,54 @@ func scanSubscription(row scanner) (*subscription.Subscription, error) {
 	return sub, nil
 }
 
-func columns(sub *subscription.Subscription) (spec, secrets string, err error) {
-	a, err := json.Marshal(sub)
+// subscriptionRow is a subscription as its table holds it: the document, and beside it what is looked for.
+type subscriptionRow struct {
+	id, tenant           string
+	version              int64
+	spec, secrets, state string
+	position             int
+	previousUntil        int64
+	createdAt, updatedAt int64
+}
+
+func rowOf(sub *subscription.Subscription) (subscriptionRow, error) {
+	r := subscriptionRow{id: sub.ID, tenant: sub.Tenant, version: sub.Version, createdAt: micros(sub.CreatedAt), updatedAt: micros(sub.UpdatedAt)}
+	spec, err := json.Marshal(sub)
 	if err != nil {
-		return "", "", fmt.Errorf("write the subscription as JSON: %w", err)
+		return r, fmt.Errorf("write the subscription as JSON: %w", err)
 	}
 	sealed := sub.Sealed
 	if sealed == nil {
 		sealed = map[string]string{}
 	}
-	b, err := json.Marshal(sealed)
+	secrets, err := json.Marshal(sealed)
 	if err != nil {
-		return "", "", fmt.Errorf("write the secrets as JSON: %w", err)
+		return r, fmt.Errorf("write the secrets as JSON: %w", err)
 	}
-	return string(a), string(b), nil
+	r.spec, r.secrets = string(spec), string(secrets)
+	return r, r.index()
+}
+
+// index fills what is looked for from the document.
+func (r *subscriptionRow) index() error {
+	var doc struct {
+		State    string `json:"state"`
+		Position int    `json:"position"`
+		Signing  struct {
+			PreviousExpiresAt time.Time `json:"previous_expires_at"`
+		} `json:"signing"`
+	}
+	if err := json.Unmarshal([]byte(r.spec), &doc); err != nil {
+		return fmt.Errorf("read the document of %s: %w", r.id, err)
+	}
+	r.state, r.position, r.previousUntil = doc.State, doc.Position, micros(doc.Signing.PreviousExpiresAt)
+	return nil
+}
+
+func (r *subscriptionRow) insert(ctx context.Context, t tx) error {
+	_, err := t.exec(ctx, `INSERT INTO subscriptions (id, tenant, version, spec, secrets, state, position, previous_until, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		r.id, r.tenant, r.version, r.spec, r.secrets, r.state, r.position, r.previousUntil, r.createdAt, r.updatedAt)
+	return err
 }
 
 func subscriptionEntry(id, tenant string, version int64, deleted bool, spec, secrets string) Entry {
@@ -208,56 +249,4 @@ func (s *Store) record(ctx context.Context, t tx, e Entry, c Change) (Receipt, e
 		return 0, err
 	}
 	return insertEntry(ctx, t, now, e)
-}
-
-func audit(ctx context.Context, t tx, at time.Time, e Entry, c Change) error {
-	detail := []byte("{}")
-	if c.Detail != nil {
-		var err error
-		if detail, err = json.Marshal(c.Detail); err != nil {
-			return fmt.Errorf("write the audit log: %w", err)
-		}
-	}
-	_, err := t.exec(ctx, `INSERT INTO audit (at, tenant, actor, action, kind, id, version, detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
-		micros(at), e.Tenant, c.Actor, c.Action, string(e.Kind), e.ID, e.Version, string(detail))
-	if err != nil {
-		return fmt.Errorf("write the audit log: %w", err)
-	}
-	return nil
-}
-
-// AuditLine is one line of the audit log.
-type AuditLine struct {
-	At      time.Time
-	Tenant  string
-	Actor   string
-	Action  string
-	Kind    Kind
-	ID      string
-	Version int64
-	Detail  json.RawMessage
-}
-
-// Audit returns what happened to an object of a tenant, oldest first.
-func (s *Store) Audit(ctx context.Context, tenant, id string) ([]AuditLine, error) {
-	rows, err := s.query(ctx, `SELECT at, tenant, actor, action, kind, id, version, detail FROM audit WHERE tenant = ? AND id = ? ORDER BY seq`, tenant, id)
-	if err != nil {
-		return nil, fmt.Errorf("read the audit log: %w", err)
-	}
-	defer rows.Close()
-	var lines []AuditLine
-	for rows.Next() {
-		var l AuditLine
-		var at int64
-		var detail string
-		if err := rows.Scan(&at, &l.Tenant, &l.Actor, &l.Action, &l.Kind, &l.ID, &l.Version, &detail); err != nil {
-			return nil, fmt.Errorf("read the audit log: %w", err)
-		}
-		l.At, l.Detail = fromMicros(at), json.RawMessage(detail)
-		lines = append(lines, l)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("read the audit log: %w", err)
-	}
-	return lines, nil
 }
