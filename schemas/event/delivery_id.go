@@ -18,6 +18,15 @@ func DeliveryID(tenant, source, eventID, subscriptionID string) string {
 	return "msg_" + shortHash(b)
 }
 
+// PlaceID is the id of an event whose record has none: "evt_" and a hash of the record's place, the same at every reading.
+func PlaceID(topic string, partition int32, offset int64) string {
+	b := binary.AppendUvarint(nil, uint64(len(topic)))
+	b = append(b, topic...)
+	b = binary.BigEndian.AppendUint32(b, uint32(partition))
+	b = binary.BigEndian.AppendUint64(b, uint64(offset))
+	return "evt_" + shortHash(b)
+}
+
 func shortHash(b []byte) string {
 	sum := sha256.Sum256(b)
 	return base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding).EncodeToString(sum[:16])
