@@ -66,6 +66,8 @@ type delivery struct {
 	lastClass    string
 	lastStatus   int
 	origin       string // "topic/partition/offset" of the first record
+
+	settled bool // all that follows from it is under way; set by who handles it
 }
 
 // readDelivery reads the headers. What is missing stays zero: a record without headers is a first attempt, and its

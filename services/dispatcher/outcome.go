@@ -6,6 +6,7 @@ import (
 
 	"github.com/callstream/callstream/pkg/egress"
 	"github.com/callstream/callstream/subscription"
+	"github.com/callstream/callstream/subscription/outbound"
 )
 
 // The outcomes of one try to send a delivery, from a closed set.
@@ -27,7 +28,8 @@ const (
 	reasonPoison    = "poison"    // the record does not decode
 	reasonTooLarge  = "payload_too_large"
 	reasonUnknown   = "unknown_subscription"
-	reasonUnsent    = "unsendable" // its secrets could not be opened for a day
+	reasonUnsent    = "unsendable"     // its secrets could not be opened for a day
+	reasonInternal  = "internal_error" // our own code panicked
 
 	reasonExpired  = "expired"
 	reasonPaused   = "paused"
@@ -38,8 +40,9 @@ const (
 
 // result is what a request came to.
 type result struct {
-	status int   // 0 where no answer came
-	err    error // of the request, or of reading its answer
+	status       int   // 0 where no answer came
+	err          error // of the request, or of reading its answer
+	tokenRefused bool  // 401 to an access token, which is replaced for the next attempt
 }
 
 // errorClass is the class of a result that is no success: of the transport, or of the status.
@@ -72,8 +75,11 @@ func judge(r result, n int, retry subscription.Retry, fallback []time.Duration) 
 			return verdict{outcome: outcomeDead, reason: reasonBlocked}
 		case egress.ClassInvalid:
 			return verdict{outcome: outcomeDead, reason: reasonInvalid}
+		case outbound.ClassOAuth2:
+			retryable = true // whatever retry_on says: it was never sent
+		default:
+			retryable = retry.RetryableError(egress.Class(class) == egress.ClassTimeout)
 		}
-		retryable = retry.RetryableError(egress.Class(class) == egress.ClassTimeout)
 	} else {
 		switch {
 		case r.status >= 200 && r.status < 300:
@@ -82,7 +88,7 @@ func judge(r result, n int, retry subscription.Retry, fallback []time.Duration) 
 		case r.status == 410:
 			return verdict{outcome: outcomeDead, reason: reasonGone, disable: true}
 		}
-		retryable = retry.RetryableStatus(r.status)
+		retryable = r.tokenRefused || retry.RetryableStatus(r.status)
 	}
 	if !retryable {
 		if r.status >= 300 && r.status < 400 {

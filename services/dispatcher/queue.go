@@ -154,6 +154,16 @@ func (s *scheduler) shardOf(id string, maxInFlight int) *shard {
 	return sh
 }
 
+// forget drops what a subscription's shard has made for a version that is no longer the newest.
+func (s *scheduler) forget(id string) {
+	s.mu.Lock()
+	sh := s.shards[id]
+	s.mu.Unlock()
+	if sh != nil {
+		sh.sub.replace(nil)
+	}
+}
+
 // setMax changes how many jobs of a subscription may be in flight.
 func (s *scheduler) setMax(sh *shard, maxInFlight int) {
 	s.mu.Lock()
@@ -297,6 +307,7 @@ func (s *scheduler) sweep(before time.Time) {
 	defer s.mu.Unlock()
 	for id, sh := range s.shards {
 		if sh.inFlight == 0 && sh.queued() == 0 && !sh.ready && sh.room == nil && sh.lastUse.Before(before) {
+			sh.sub.replace(nil)
 			delete(s.shards, id)
 		}
 	}
@@ -318,4 +329,7 @@ func (s *scheduler) stop() {
 	s.wake.Broadcast()
 	s.mu.Unlock()
 	s.ended.Wait()
+	for _, sh := range s.shards { // nobody else is left
+		sh.sub.replace(nil)
+	}
 }

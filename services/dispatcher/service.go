@@ -281,6 +281,11 @@ func (s *Service) WaitApplied(ctx context.Context, offset int64) error {
 // handle takes one record of a partition: it waits until it is due, and queues it with its subscription.
 func (s *Service) handle(ctx context.Context, t *kafka.Task) {
 	j := &job{delivery: readDelivery(t, s.sources[t.Record.Topic])}
+	defer func() {
+		if cause := recover(); cause != nil {
+			s.broken(&j.delivery, cause)
+		}
+	}()
 	if j.from.kind == fromTier {
 		now := time.Now()
 		if at := leaves(j.enqueued, j.due, j.from.tier); at.After(now) {
@@ -337,6 +342,7 @@ func (s *Service) applySubscription(r *kgo.Record) {
 	if c, ok := s.book.Get(record.ID); ok {
 		s.gone.drop(c)
 	}
+	s.scheduler.forget(record.ID)
 }
 
 // applySignal takes one record of the signals' topic: what this or another dispatcher asked for.

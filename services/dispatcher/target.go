@@ -1,6 +1,7 @@
 package dispatcher
 
 import (
+	"sync"
 	"sync/atomic"
 
 	"github.com/callstream/callstream/subscription"
@@ -10,6 +11,7 @@ import (
 // subscriptionState is what a shard knows of its subscription.
 type subscriptionState struct {
 	target  atomic.Pointer[target]
+	making  sync.Mutex   // held while a target is made: each has a pool and an access token of its own
 	checked atomic.Int64 // newest version that a delivery carried and the feed was read to its end for
 }
 
@@ -17,4 +19,39 @@ type subscriptionState struct {
 type target struct {
 	*outbound.Target
 	compiled *subscription.Compiled
+}
+
+// current returns the target for that version, nil where there is none that serves.
+func (s *subscriptionState) current(c *subscription.Compiled) *target {
+	if t := s.target.Load(); t != nil && t.compiled == c && !t.Expired() {
+		return t
+	}
+	return nil
+}
+
+// replace closes the target there is, and puts another one, or nil, in its place.
+func (s *subscriptionState) replace(t *target) {
+	if old := s.target.Swap(t); old != nil {
+		old.Close()
+	}
+}
+
+// targetOf returns the target for that version of a shard's subscription, making it where there is none.
+func (s *Service) targetOf(sh *shard, c *subscription.Compiled) (*target, error) {
+	if t := sh.sub.current(c); t != nil {
+		return t, nil
+	}
+	sh.sub.making.Lock()
+	defer sh.sub.making.Unlock()
+	if t := sh.sub.current(c); t != nil {
+		return t, nil
+	}
+	prepared, err := s.sender.Target(c.Subscription, s.box)
+	if err != nil {
+		return nil, err
+	}
+	t := &target{Target: prepared, compiled: c}
+	sh.sub.replace(t)
+	s.scheduler.setMax(sh, c.Subscription.MaxInFlight)
+	return t, nil
 }

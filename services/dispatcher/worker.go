@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"time"
 
 	"github.com/callstream/callstream/pkg/kafka"
@@ -45,6 +46,11 @@ func (w *worker) do(j *job) {
 		j.task.Abandon()
 		return
 	}
+	defer func() {
+		if cause := recover(); cause != nil {
+			w.s.broken(&j.delivery, cause)
+		}
+	}()
 	ctx := j.task.Context()
 	d := &w.delivery
 	if err := w.s.decode(ctx, j.task.Record, d); err != nil {
@@ -64,7 +70,7 @@ func (w *worker) do(j *job) {
 		w.s.unsendable(j, d, err)
 	case reason != "":
 		w.skip(j, reason)
-	case !d.ExpiresAt.IsZero() && time.Now().After(d.ExpiresAt):
+	case !d.ExpiresAt.IsZero() && d.ReplayID == "" && time.Now().After(d.ExpiresAt):
 		w.skip(j, reasonExpired)
 	default:
 		w.send(ctx, j, t)
@@ -151,18 +157,8 @@ func (s *Service) resolve(ctx context.Context, j *job) (*target, string, error) 
 	if s.gone.covers(c) {
 		return nil, reasonDisabled, nil
 	}
-	if t := state.target.Load(); t != nil && t.compiled == c {
-		return t, "", nil
-	}
-	prepared, err := s.sender.Target(c.Subscription, s.box)
-	if err != nil {
-		return nil, "", err
-	}
-	// Two workers may do this at once; either's is as good.
-	t := &target{Target: prepared, compiled: c}
-	state.target.Store(t)
-	s.scheduler.setMax(j.shard, c.Subscription.MaxInFlight)
-	return t, "", nil
+	t, err := s.targetOf(j.shard, c)
+	return t, "", err
 }
 
 // catchUp reads the feed to its current end, one reader at a time: those who waited find what they need applied.
@@ -197,7 +193,7 @@ func (w *worker) send(ctx context.Context, j *job, t *target) {
 		sendCtx, span = s.tracer.Start(telemetry.Extract(ctx, d.Traceparent), "deliver",
 			trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(
 				attribute.String("webhook.id", d.ID), attribute.String("webhook.type", d.EventType), attribute.Int("webhook.attempt", n),
-				attribute.String("tenant", d.Tenant), attribute.String("subscription", d.SubscriptionID), attribute.String("server.address", t.Host())))
+				attribute.String("tenant", d.Tenant), attribute.String("subscription", d.SubscriptionID), attribute.String("server.address", t.Host(d.EventType))))
 		defer span.End()
 		traceparent = telemetry.Inject(sendCtx)
 	} else if traceparent == "" {
@@ -210,7 +206,7 @@ func (w *worker) send(ctx context.Context, j *job, t *target) {
 		return
 	}
 	now := a.Started.Add(a.Took)
-	got := result{status: a.Status, err: a.Err}
+	got := result{status: a.Status, err: a.Err, tokenRefused: a.TokenRefused}
 	v := judge(got, n, t.compiled.Subscription.Retry, s.cfg.RetrySchedule)
 
 	s.attemptRecord(&w.attempt, d, j.task.Record, n, v)
@@ -222,7 +218,7 @@ func (w *worker) send(ctx context.Context, j *job, t *target) {
 	rec.HTTPStatus, rec.ResponseBody, rec.ResponseTruncated = a.Status, a.Body, a.Truncated
 	a.RecordHeader(rec.ResponseHeaders)
 	rec.ErrorClass, rec.Error = got.errorClass(), a.ErrorText()
-	f := s.begin(j.task)
+	f := s.begin(&j.delivery)
 	switch v.outcome {
 	case outcomeRetry:
 		due := dueAfter(now, v.delay, parseRetryAfter(a.Header.Get("Retry-After"), now))
@@ -249,7 +245,7 @@ func (w *worker) send(ctx context.Context, j *job, t *target) {
 			span.SetStatus(codes.Error, rec.ErrorClass)
 		}
 	}
-	s.logAttempt(rec, t.Host(), traceparent)
+	s.logAttempt(rec, t.Host(d.EventType), traceparent)
 }
 
 // dead writes the dead letter of what w.attempt tells, and the event for those who watch for exhausted deliveries.
@@ -289,7 +285,7 @@ func (w *worker) skip(j *job, reason string) {
 	s := w.s
 	s.attemptRecord(&w.attempt, &w.delivery, j.task.Record, 0, verdict{outcome: outcomeSkipped, reason: reason})
 	w.attempt.StartedAt = time.Now()
-	f := s.begin(j.task)
+	f := s.begin(&j.delivery)
 	s.writeRecord(f, topic.Attempts, j.task.Record, &w.attempt)
 	f.end()
 	s.metrics.outcome(outcomeSkipped)
@@ -311,7 +307,7 @@ func (s *Service) unsendable(j *job, d *event.Delivery, cause error) {
 	var a event.Attempt
 	s.attemptRecord(&a, d, j.task.Record, 0, verdict{outcome: outcomeDead, reason: reason})
 	a.StartedAt, a.Error = now, cause.Error()
-	f := s.begin(j.task)
+	f := s.begin(&j.delivery)
 	s.writeRecord(f, topic.DeadLetters, j.task.Record, s.deadLetter(d, j, &a, cause.Error(), now))
 	s.writeRecord(f, topic.Attempts, j.task.Record, &a)
 	f.end()
@@ -321,11 +317,42 @@ func (s *Service) unsendable(j *job, d *event.Delivery, cause error) {
 
 // poison writes a record that does not decode to the dead letters, as it is.
 func (s *Service) poison(j *job, cause error) {
-	f := s.begin(j.task)
+	f := s.begin(&j.delivery)
 	s.writeRecord(f, topic.DeadLetters, j.task.Record, s.deadRecord(j.task.Record, reasonPoison, cause.Error(), time.Now()))
 	f.end()
 	s.metrics.outcome(outcomeDead)
 	s.log.Warn("a record doesn't decode and is dead", zap.String("record", place(j.task.Record)), zap.Error(cause))
+}
+
+// broken writes a record to the dead letters that made our own code panic: whoever read it again would do the same, and
+// nothing behind it would ever be delivered.
+func (s *Service) broken(d *delivery, cause any) {
+	r := d.task.Record
+	// What was passed to panic could repeat anything, a secret as well; the run-time's own errors don't.
+	detail := fmt.Sprintf("callstream failed with a panic (%T)", cause)
+	if err, ok := cause.(runtime.Error); ok {
+		detail = "callstream failed: " + err.Error()
+	}
+	s.log.Error("a fault in callstream ended the work on a record", zap.String("record", place(r)), zap.String("detail", detail), zap.StackSkip("stack", 1))
+	if d.settled {
+		return // its outcome is on its way
+	}
+	now := time.Now()
+	f := s.begin(d)
+	dead := s.deadRecord(r, reasonInternal, detail, now)
+	s.writeRecord(f, topic.DeadLetters, r, dead)
+	if dead.DeliveryID != "" {
+		known := event.Delivery{
+			ID: dead.DeliveryID, Tenant: dead.Tenant, SubscriptionID: dead.SubscriptionID, SubscriptionVersion: dead.SubscriptionVersion,
+			EventID: dead.EventID, EventType: dead.EventType, Source: dead.Source, Traceparent: dead.Traceparent,
+		}
+		var a event.Attempt
+		s.attemptRecord(&a, &known, r, 0, verdict{outcome: outcomeDead, reason: reasonInternal})
+		a.StartedAt, a.Error = now, detail
+		s.writeRecord(f, topic.Attempts, r, &a)
+	}
+	f.end()
+	s.metrics.outcome(outcomeDead)
 }
 
 // park puts a delivery aside that found no room or can't be sent now: what comes from a lane into the slow topic, what
@@ -338,7 +365,7 @@ func (s *Service) park(j *job, now time.Time) {
 		m.tier = s.tiers.choose(delay)
 		m.topic, m.due = topic.RetryTier(m.tier), now.Add(delay)
 	}
-	f := s.begin(j.task)
+	f := s.begin(&j.delivery)
 	f.write(j.moved(m, now))
 	f.end()
 }
@@ -347,7 +374,7 @@ func (s *Service) park(j *job, now time.Time) {
 func (s *Service) hop(d *delivery, now time.Time) {
 	s.metrics.hops.Add(1)
 	tier := s.tiers.choose(d.due.Sub(now))
-	f := s.begin(d.task)
+	f := s.begin(d)
 	f.write(d.moved(move{
 		topic: topic.RetryTier(tier), tier: tier, due: d.due, attempts: d.attempts, parked: d.parked,
 	}, now))

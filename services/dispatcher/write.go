@@ -16,20 +16,24 @@ import (
 // follow is what follows from one record: its offset completes when all of it is acknowledged. A follow is held open by
 // one count of its own while writes are added.
 type follow struct {
-	s    *Service
-	task *kafka.Task
-	left atomic.Int32
+	s        *Service
+	task     *kafka.Task
+	delivery *delivery
+	left     atomic.Int32
 }
 
 // begin opens the follow of a record.
-func (s *Service) begin(t *kafka.Task) *follow {
-	f := &follow{s: s, task: t}
+func (s *Service) begin(d *delivery) *follow {
+	f := &follow{s: s, task: d.task, delivery: d}
 	f.left.Store(1)
 	return f
 }
 
 // end closes it: from now on the last acknowledgement completes the record.
-func (f *follow) end() { f.done() }
+func (f *follow) end() {
+	f.delivery.settled, f.delivery = true, nil
+	f.done()
+}
 
 func (f *follow) done() {
 	if f.left.Add(-1) == 0 {

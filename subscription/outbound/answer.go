@@ -20,7 +20,8 @@ const (
 	keptHeaderBytes = 8 << 10
 )
 
-// Answer is what came of a request. Nothing in it holds a secret, but for Header.
+// Answer is what came of a request. Header and Err may hold secrets that the endpoint sent back; what RecordHeader,
+// ErrorText and the other members give does not.
 type Answer struct {
 	// Method and URL are those of the request; the values of the URL's query are masked, and what the delivery added to
 	// it is left out.
@@ -36,30 +37,46 @@ type Answer struct {
 	// Connect of that to open a connection (0 where one was there).
 	Started                  time.Time
 	Took, Connect, FirstByte time.Duration
-	// Err says why no answer came, or, beside a status, why its body could not be read to its end. It is an *egress.Error.
+	// Err says why no answer came, or, beside a status, why its body could not be read to its end. It is an *egress.Error,
+	// of ClassOAuth2 where there was no access token to make the request with.
 	Err error
+	// TokenRefused says that the endpoint did not take the access token (401), which says nothing about the delivery: the
+	// next attempt has another one.
+	TokenRefused bool
 
 	target  *Target
 	request *request
+	echoes  echoes
 }
 
 // Send makes one request for a delivery, to where its type is routed, and reads the answer, all within the
-// subscription's timeout or until ctx ends.
+// subscription's timeout or until ctx ends. Waiting for an access token counts.
 func (t *Target) Send(ctx context.Context, d *event.Delivery, o Attempt) Answer {
-	a := Answer{target: t, Started: time.Now()}
+	a := Answer{target: t, echoes: t.echoes, Started: time.Now()}
 	to, err := t.endpointOf(d.EventType)
 	if err != nil {
 		a.Err = &egress.Error{Class: egress.ClassInvalid, Op: "request", Err: err}
 		return a
 	}
+	timeout, token := t.timeout, ""
+	if t.tokens != nil {
+		token, a.Err = t.tokens.get(ctx, timeout)
+		a.Took = time.Since(a.Started)
+		timeout -= a.Took
+	}
 	q := t.requests.Get().(*request)
-	q.fill(t, to, d, o)
+	q.fill(t, to, d, o, token)
 	a.request, a.Method, a.URL = q, q.out.Method, to.recorded
+	if a.Err != nil {
+		return a
+	}
+	a.echoes = a.echoes.and(token)
 	buf := o.Buffer
 	if buf == nil {
 		buf = make([]byte, MaxBody)
 	}
-	got, err := t.client.Exchange(ctx, &q.out, t.timeout, buf)
+	a.Started = time.Now()
+	got, err := t.client.Exchange(ctx, &q.out, timeout, buf)
 	a.Took = time.Since(a.Started)
 	if err != nil {
 		a.Err = err
@@ -67,6 +84,14 @@ func (t *Target) Send(ctx context.Context, d *event.Delivery, o Attempt) Answer 
 	}
 	a.Status, a.Header, a.Body, a.Truncated, a.Err = got.Status, got.Header, got.Body, got.Truncated, got.Err
 	a.FirstByte, a.Connect = got.FirstByte, got.Connect
+	a.echoes.body(a.Body)
+	if t.tokens != nil {
+		if a.TokenRefused = a.Status == http.StatusUnauthorized; a.TokenRefused {
+			t.tokens.refuse(token)
+		} else {
+			t.tokens.accept()
+		}
+	}
 	return a
 }
 
@@ -103,7 +128,7 @@ func (a *Answer) RecordHeader(dst map[string]string) {
 		if size += len(name) + len(value); size > keptHeaderBytes {
 			return
 		}
-		dst[name] = value
+		dst[name] = a.echoes.text(value)
 	}
 }
 
@@ -114,7 +139,7 @@ func (a *Answer) ErrorText() string {
 		return ""
 	}
 	const longest = 500
-	text := a.Err.Error()
+	text := a.echoes.text(a.Err.Error())
 	text = text[:min(len(text), longest)]
 	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
@@ -139,6 +164,6 @@ func (t *Target) Prepare(d *event.Delivery, o Attempt) (Prepared, error) {
 		return Prepared{}, err
 	}
 	q := t.newRequest()
-	q.fill(t, to, d, o)
+	q.fill(t, to, d, o, mask)
 	return Prepared{Method: q.out.Method, URL: q.out.URL.String(), Header: t.recordedHeader(q.header), Body: q.out.Body}, nil
 }

@@ -76,7 +76,7 @@ func filled(t testing.TB, target *Target, q *request, d *event.Delivery, o Attem
 	if err != nil {
 		t.Fatal(err)
 	}
-	q.fill(target, to, d, o)
+	q.fill(target, to, d, o, "")
 	return &q.out
 }
 

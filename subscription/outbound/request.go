@@ -3,7 +3,6 @@ package outbound
 import (
 	"net/http"
 	"strconv"
-	"strings"
 
 	"github.com/callstream/callstream/pkg/egress"
 	"github.com/callstream/callstream/pkg/webhook"
@@ -36,26 +35,33 @@ type request struct {
 	usual bool
 	added []string
 
-	id, timestamp, signature, attempt, eventID, traceparent, contentType, replay []string
+	id, timestamp, signature, attempt, eventID, traceparent, contentType, replay, authorization []string
 }
 
 func (t *Target) newRequest() *request {
 	custom := t.sub.Request.Headers
-	q := &request{header: make(http.Header, 12+len(custom)), signer: webhook.NewSigner(t.credentials.Signing), recorded: map[string]string{}}
+	q := &request{header: make(http.Header, 12+len(custom)), signer: webhook.NewSigner(t.credentials.Signing...), recorded: map[string]string{}}
 	for name, value := range custom {
 		q.header.Set(name, value)
 	}
-	t.credentials.Authorize(q.header)
+	if t.fallback {
+		q.header["Webhook-Fallback"] = []string{"true"}
+	} else {
+		t.credentials.Authorize(q.header)
+	}
 	q.header["User-Agent"] = []string{t.sender.userAgent}
-	for _, slot := range []*[]string{&q.id, &q.timestamp, &q.signature, &q.attempt, &q.eventID, &q.traceparent, &q.contentType, &q.replay} {
+	for _, slot := range []*[]string{&q.id, &q.timestamp, &q.signature, &q.attempt, &q.eventID, &q.traceparent, &q.contentType, &q.replay, &q.authorization} {
 		*slot = []string{""}
+	}
+	if t.tokens != nil {
+		q.header["Authorization"] = q.authorization
 	}
 	return q
 }
 
 // fill writes one delivery into the request. What doesn't change from one attempt to the next is the delivery's, what does
-// is the attempt's.
-func (q *request) fill(t *Target, to *endpoint, d *event.Delivery, o Attempt) {
+// is the attempt's, or the access token, where there is one.
+func (q *request) fill(t *Target, to *endpoint, d *event.Delivery, o Attempt, token string) {
 	q.out.Method, q.out.URL, q.out.Header, q.out.Body = d.Method, to.url, q.header, d.Body
 	if d.Method == "" {
 		q.out.Method = http.MethodPost
@@ -77,6 +83,9 @@ func (q *request) fill(t *Target, to *endpoint, d *event.Delivery, o Attempt) {
 	usual := q.out.Method == http.MethodPost && o.Number > 0 && o.Traceparent != "" && d.EventID != "" && d.ReplayID == "" && len(d.Headers) == 0
 	q.id[0], q.eventID[0], q.traceparent[0], q.replay[0] = d.ID, d.EventID, o.Traceparent, d.ReplayID
 	q.timestamp[0], q.attempt[0] = strconv.FormatInt(t.sender.opts.Now().Unix(), 10), ""
+	if token != "" {
+		q.authorization[0] = "Bearer " + token
+	}
 	if o.Number > 0 {
 		q.attempt[0] = strconv.Itoa(o.Number)
 	}
@@ -145,17 +154,4 @@ func (q *request) record(t *Target) map[string]string {
 	}
 	q.exact = q.usual
 	return q.recorded
-}
-
-// maskQuery masks the values of a query string and keeps its names.
-func maskQuery(raw string) string {
-	pairs := strings.Split(raw, "&")
-	for i, pair := range pairs {
-		if name, _, ok := strings.Cut(pair, "="); ok {
-			pairs[i] = name + "=" + mask
-		} else if pair != "" {
-			pairs[i] = mask
-		}
-	}
-	return strings.Join(pairs, "&")
 }

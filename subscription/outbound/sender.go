@@ -27,9 +27,11 @@ type Sender struct {
 	client    *egress.Client
 	userAgent string
 
-	fetching context.Context // of tokens
-	stop     context.CancelFunc
-	fetches  sync.WaitGroup
+	// What goes on for no one request: the fetching of tokens.
+	working context.Context
+	stop    context.CancelFunc
+	mu      sync.Mutex // so that nothing begins when Close has been called
+	works   sync.WaitGroup
 }
 
 // New returns a Sender. Close ends it.
@@ -42,13 +44,26 @@ func New(o Options) (*Sender, error) {
 		return nil, err
 	}
 	s := &Sender{opts: o, client: client, userAgent: "callstream/" + cmp.Or(o.Version, "dev")}
-	s.fetching, s.stop = context.WithCancel(context.Background())
+	s.working, s.stop = context.WithCancel(context.Background())
 	return s, nil
+}
+
+// begin does work of its own until Close; false after that.
+func (s *Sender) begin(work func(ctx context.Context)) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.working.Err() != nil {
+		return false
+	}
+	s.works.Go(func() { work(s.working) })
+	return true
 }
 
 // Close ends what is under way for no request, and closes the idle connections that Targets share.
 func (s *Sender) Close() {
+	s.mu.Lock()
 	s.stop()
-	s.fetches.Wait()
+	s.mu.Unlock()
+	s.works.Wait()
 	s.client.Close()
 }

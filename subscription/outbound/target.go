@@ -1,6 +1,7 @@
 package outbound
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -23,37 +24,36 @@ type Target struct {
 	credentials subscription.Credentials
 	timeout     time.Duration
 	client      *egress.Client
+	own         bool     // the client is this subscription's alone
+	tokens      *tokens  // nil without OAuth2
 	secrets     []string // headers whose values are masked
+	echoes      echoes   // their values
 	requests    sync.Pool
 
 	endpoint *endpoint
-	fixed    bool     // the endpoint is what At was given, so routes don't count
+	fixed    bool     // the endpoint is what At was given: routes don't count
+	fallback bool     // it is the fallback's, which gets none of the primary's authentication
 	routed   sync.Map // of *endpoint by the URL that a route leads to: as many as there are routes
 }
 
 // endpoint is where a request goes.
 type endpoint struct {
-	url *url.URL
-	// recorded is the URL as it may be recorded: the values of its query, in which some endpoints want a key, are masked.
-	recorded string
+	url      *url.URL
+	recorded string // the URL as it may be recorded
 }
 
 func newEndpoint(raw string) (*endpoint, error) {
 	u, err := url.Parse(raw)
 	if err != nil {
-		return nil, fmt.Errorf("the URL does not parse") // the error of url.Parse repeats it
+		return nil, errors.New("the URL does not parse") // the error of url.Parse repeats it
 	}
 	return &endpoint{url: u, recorded: recordedURL(u)}, nil
 }
 
-// Target opens the subscription's secrets and prepares its requests. The error is one of opening them, or of a URL that
-// does not parse.
+// Target opens the subscription's secrets and prepares its requests. It serves one version of the subscription, until
+// Expired, and is closed after that. The error is one of opening the secrets, or of a URL that does not parse.
 func (s *Sender) Target(sub *subscription.Subscription, box *secret.Box) (*Target, error) {
-	to, err := newEndpoint(sub.URL)
-	if err != nil {
-		return nil, fmt.Errorf("subscription %s: %w", sub.ID, err)
-	}
-	credentials, err := sub.Open(box)
+	credentials, err := sub.Open(box, s.opts.Now())
 	if err != nil {
 		return nil, err
 	}
@@ -62,61 +62,101 @@ func (s *Sender) Target(sub *subscription.Subscription, box *secret.Box) (*Targe
 		timeout = subscription.DefaultTimeout
 	}
 	t := &Target{
-		sender: s, sub: sub, credentials: credentials, timeout: min(timeout, maxTimeout), client: s.client,
-		secrets: sub.SecretHeaders(), endpoint: to,
+		sender: s, sub: sub, credentials: credentials, timeout: min(timeout, maxTimeout), client: s.client, secrets: sub.SecretHeaders(),
 	}
-	t.requests.New = func() any { return t.newRequest() }
+	fail := func(err error) (*Target, error) { return nil, fmt.Errorf("subscription %s: %w", sub.ID, err) }
+	if t.endpoint, err = newEndpoint(sub.URL); err != nil {
+		return fail(err)
+	}
+	if grant, ok := credentials.OAuth2(); ok {
+		if t.tokens, err = newTokens(s, grant); err != nil {
+			return fail(err)
+		}
+	}
+	if certificate, ok := credentials.Certificate(); ok {
+		o := s.opts.Egress
+		o.Certificate = &certificate
+		if n := sub.MaxInFlight; n > 0 && n < o.MaxIdlePerHost {
+			o.MaxIdlePerHost = n
+		}
+		o.MaxIdle = o.MaxIdlePerHost // there is one endpoint, or a few
+		if t.client, err = egress.NewClient(o); err != nil {
+			return fail(err)
+		}
+		t.own = true
+	}
+	t.prepare()
 	return t, nil
 }
 
-// At returns a Target for another URL of the same subscription, whatever its routes: one that is to be verified. It
-// lasts as long as t.
+// At returns a Target for one more URL of the same subscription, whatever its routes: one that is to be verified, or its
+// fallback, which gets none of the authentication that is meant for the others. It shares connections and tokens with t,
+// and closing either closes both.
 func (t *Target) At(raw string) (*Target, error) {
 	to, err := newEndpoint(raw)
 	if err != nil {
 		return nil, fmt.Errorf("subscription %s: %w", t.sub.ID, err)
 	}
 	at := &Target{
-		sender: t.sender, sub: t.sub, credentials: t.credentials, timeout: t.timeout, client: t.client, secrets: t.secrets,
-		endpoint: to, fixed: true,
+		sender: t.sender, sub: t.sub, credentials: t.credentials, timeout: t.timeout, client: t.client, own: t.own, tokens: t.tokens,
+		secrets: t.secrets, endpoint: to, fixed: true,
 	}
-	at.requests.New = func() any { return at.newRequest() }
+	if raw != t.sub.URL && (raw == t.sub.FallbackURL || raw == t.sub.PendingFallbackURL) {
+		at.fallback, at.client, at.own, at.tokens = true, t.sender.client, false, nil
+	}
+	at.prepare()
 	return at, nil
 }
 
-// Close closes the connections that are this Target's alone. Requests under way are not ended.
-func (t *Target) Close() {}
+func (t *Target) prepare() {
+	t.requests.New = func() any { return t.newRequest() }
+	t.echoes = echoesOf(t.newRequest().header, t.masked)
+}
 
-// Host is the host that most of the subscription's events go to, for logs and traces.
-func (t *Target) Host() string { return t.endpoint.url.Host }
+// Expired says that the Target must be replaced by a new one, although the subscription's version is the same: a signing
+// key has ended.
+func (t *Target) Expired() bool {
+	end := t.credentials.Expires()
+	return !end.IsZero() && !t.sender.opts.Now().Before(end)
+}
+
+// Close closes the connections that are this subscription's alone. Requests that are under way are not ended, and leave no
+// connection behind.
+func (t *Target) Close() {
+	if t.own {
+		t.client.Close()
+	}
+}
+
+// Host is where events of a type go, for logs and traces: "example.com:8443".
+func (t *Target) Host(eventType string) string {
+	if to, err := t.endpointOf(eventType); err == nil {
+		return to.url.Host
+	}
+	return ""
+}
 
 // endpointOf is where events of a type go.
 func (t *Target) endpointOf(eventType string) (*endpoint, error) {
 	if t.fixed || len(t.sub.Request.Routes) == 0 {
 		return t.endpoint, nil
 	}
-	return t.endpoint, nil
+	raw := t.sub.RouteFor(eventType)
+	if known, ok := t.routed.Load(raw); ok {
+		return known.(*endpoint), nil
+	}
+	to, err := newEndpoint(raw)
+	if err != nil {
+		return nil, fmt.Errorf("the route of %s: %w", eventType, err)
+	}
+	t.routed.Store(raw, to)
+	return to, nil
 }
 
 // masked says whether a header's value is a secret.
-func (t *Target) masked(name string) bool {
-	return name == "Authorization" || slices.Contains(t.secrets, name)
-}
+func (t *Target) masked(name string) bool { return slices.Contains(t.secrets, name) }
 
-// mask stands for a secret's value.
-const mask = "***"
-
-// recordedURL is a URL with the values of its query masked.
-func recordedURL(u *url.URL) string {
-	if u.RawQuery == "" {
-		return u.String()
-	}
-	without := *u
-	without.RawQuery = maskQuery(u.RawQuery)
-	return without.String()
-}
-
-// recordedHeader is a header as it may be recorded.
+// recordedHeader is a header as it may be shown.
 func (t *Target) recordedHeader(h http.Header) http.Header {
 	out := make(http.Header, len(h))
 	for name, values := range h {
