@@ -22,20 +22,20 @@ const (
 
 // Auth says how a delivery authenticates at the endpoint.
 type Auth struct {
-	Type     string `json:"type"`
-	Token    Hidden `json:"token,omitzero"`
-	Username string `json:"username,omitempty"`
-	Password Hidden `json:"password,omitzero"`
-	Header   string `json:"header,omitempty"`
-	Value    Hidden `json:"value,omitzero"`
+	Type     string `json:"type" enum:"none,bearer,basic,api_key,oauth2,mtls" doc:"the way (none); each takes the members named after it"`
+	Token    Hidden `json:"token,omitzero" doc:"bearer: the token"`
+	Username string `json:"username,omitempty" maxLength:"200" doc:"basic: the user"`
+	Password Hidden `json:"password,omitzero" doc:"basic: the password"`
+	Header   string `json:"header,omitempty" doc:"api_key: the header's name"`
+	Value    Hidden `json:"value,omitzero" doc:"api_key: the header's value"`
 
-	TokenURL     string   `json:"token_url,omitempty"`
-	ClientID     string   `json:"client_id,omitempty"`
-	ClientSecret Hidden   `json:"client_secret,omitzero"`
-	Scopes       []string `json:"scopes,omitempty"`
+	TokenURL     string   `json:"token_url,omitempty" maxLength:"2048" doc:"oauth2: where tokens are fetched, by client credentials"`
+	ClientID     string   `json:"client_id,omitempty" doc:"oauth2: the client"`
+	ClientSecret Hidden   `json:"client_secret,omitzero" doc:"oauth2: its secret"`
+	Scopes       []string `json:"scopes,omitempty" doc:"oauth2: what is asked for"`
 
-	Certificate string `json:"certificate,omitempty"`
-	PrivateKey  Hidden `json:"private_key,omitzero"`
+	Certificate string `json:"certificate,omitempty" doc:"mtls: the client certificate and its chain, PEM"`
+	PrivateKey  Hidden `json:"private_key,omitzero" doc:"mtls: the certificate's key, PEM"`
 }
 
 // authMember is a member of Auth that belongs to one type.

@@ -9,12 +9,9 @@ import (
 
 // Retry says when and how often a delivery is attempted again.
 type Retry struct {
-	// Schedule are the delays between attempts; empty means the service's.
-	Schedule []Duration `json:"schedule,omitempty"`
-	// MaxAttempts counts the first attempt; 0 means one more than the schedule has delays.
-	MaxAttempts int `json:"max_attempts,omitempty"`
-	// RetryOn replaces what is retried by default: "timeout", "connection", a status ("429") or a class of them ("5xx").
-	RetryOn []string `json:"retry_on,omitempty"`
+	Schedule    []Duration `json:"schedule,omitempty" maxItems:"50" doc:"delays between attempts, 100ms to 7d each; empty for those of the installation"`
+	MaxAttempts int        `json:"max_attempts,omitempty" minimum:"0" maximum:"100" doc:"attempts in all; 0 for one more than the schedule has delays"`
+	RetryOn     []string   `json:"retry_on,omitempty" maxItems:"50" doc:"what is retried, in place of the default: timeout, connection, a status (429) or a class (5xx)"`
 }
 
 // Limits of a retry policy.

@@ -21,16 +21,16 @@ const (
 
 // Signing says how deliveries are signed.
 type Signing struct {
-	Scheme string `json:"scheme"`
+	Scheme string `json:"scheme" enum:"hmac,ed25519,none" doc:"Standard Webhooks signatures: v1 by hmac, v1a by ed25519 (hmac)"`
 	// Secret may be given when the subscription is created or its scheme changes, to keep one that an endpoint already
 	// knows; else it is made. It is the shared secret, or the private key of ed25519.
-	Secret Hidden `json:"secret,omitzero"`
+	Secret Hidden `json:"secret,omitzero" doc:"the key, to keep one that the endpoint knows; else it is made"`
 	// PublicKey verifies ed25519 signatures.
-	PublicKey string `json:"public_key,omitempty"`
+	PublicKey string `json:"public_key,omitempty" readOnly:"true" doc:"verifies ed25519 signatures"`
 	// PreviousPublicKey verifies those of the key before, where that was one of ed25519, until PreviousExpiresAt.
-	PreviousPublicKey string `json:"previous_public_key,omitempty"`
+	PreviousPublicKey string `json:"previous_public_key,omitempty" readOnly:"true" doc:"verifies those of the key before, until previous_expires_at"`
 	// PreviousExpiresAt is when the key before stops signing beside the present one; zero when there was none.
-	PreviousExpiresAt time.Time `json:"previous_expires_at,omitzero"`
+	PreviousExpiresAt time.Time `json:"previous_expires_at,omitzero" readOnly:"true" doc:"until when the key before signs as well"`
 }
 
 func (s *Signing) validate(dec *decoder, at pointer) {

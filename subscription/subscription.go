@@ -11,50 +11,42 @@ import (
 // written by people are validated by Validate; those that ReadOnly names are set by callstream alone. docs/subscriptions.md
 // is their reference.
 type Subscription struct {
-	ID     string `json:"id"`
-	Tenant string `json:"tenant"`
-	Name   string `json:"name,omitempty"`
-	// URL is the endpoint that is sent to. Its origin has been verified unless State is pending.
-	URL string `json:"url"`
+	ID     string `json:"id" doc:"sub_…"`
+	Tenant string `json:"tenant" doc:"whose it is"`
+	Name   string `json:"name,omitempty" maxLength:"200" doc:"for people, and for files that declare subscriptions"`
+	URL    string `json:"url" maxLength:"2048" doc:"the endpoint that is sent to; its origin is verified unless the state is pending"`
 	// PendingURL, PendingRoutes and PendingFallbackURL were asked for after the subscription had been verified and have an
 	// origin that has not been. They take the place of URL, Request.Routes and FallbackURL when they pass; until then
 	// those serve as they are.
-	PendingURL         string            `json:"pending_url,omitempty"`
-	PendingRoutes      map[string]string `json:"pending_routes,omitempty"`
-	PendingFallbackURL string            `json:"pending_fallback_url,omitempty"`
-	State              State             `json:"state"`
-	// StateReason says why the system disabled the subscription.
-	StateReason string `json:"state_reason,omitempty"`
-	// Activate is false when verification is to leave the subscription paused.
-	Activate *bool `json:"activate,omitempty"`
-	// Events are exact types, "family.*" or "*".
-	Events []string `json:"events"`
-	// Agents limits the subscription to events of these agents; empty means all events.
-	Agents []string `json:"agents"`
-	// Filter is a CEL expression over event; empty matches everything.
-	Filter          string       `json:"filter,omitempty"`
-	Frequency       *Frequency   `json:"frequency,omitempty"`
-	Payload         Payload      `json:"payload"`
-	Request         Request      `json:"request"`
-	Auth            Auth         `json:"auth"`
-	Signing         Signing      `json:"signing"`
-	Verification    Verification `json:"verification"`
-	RateLimit       *RateLimit   `json:"rate_limit,omitempty"`
-	MaxInFlight     int          `json:"max_in_flight"`
-	Spread          int          `json:"spread"`
-	Batch           *Batch       `json:"batch,omitempty"`
-	Retry           Retry        `json:"retry"`
-	TTL             TTL          `json:"ttl,omitzero"`
-	FallbackURL     string       `json:"fallback_url,omitempty"`
-	Ordering        string       `json:"ordering"`
-	CaptureResponse bool         `json:"capture_response,omitempty"`
-	// Position orders the list that people see.
-	Position int    `json:"position,omitempty"`
-	Lane     string `json:"lane"`
-	// Version grows by one with every change, whoever makes it.
-	Version   int64     `json:"version"`
-	CreatedAt time.Time `json:"created_at,omitzero"`
-	UpdatedAt time.Time `json:"updated_at,omitzero"`
+	PendingURL         string            `json:"pending_url,omitempty" doc:"takes the place of url when it passes verification"`
+	PendingRoutes      map[string]string `json:"pending_routes,omitempty" doc:"take the place of request.routes when they pass verification"`
+	PendingFallbackURL string            `json:"pending_fallback_url,omitempty" doc:"takes the place of fallback_url when it passes verification"`
+	State              State             `json:"state" enum:"pending,active,paused,disabled" doc:"deliveries go out while it is active"`
+	StateReason        string            `json:"state_reason,omitempty" doc:"why the system disabled it"`
+	Activate           *bool             `json:"activate,omitempty" doc:"false leaves it paused when it has been verified"`
+	Events             []string          `json:"events" maxItems:"100" doc:"exact types, families (call.*) or *"`
+	Agents             []string          `json:"agents" maxItems:"1000" doc:"only events of these agents; empty for all events"`
+	Filter             string            `json:"filter,omitempty" doc:"CEL over event: event.data.disposition == 'qualified'; empty matches everything"`
+	Frequency          *Frequency        `json:"frequency,omitempty" doc:"at most so many events in a time"`
+	Payload            Payload           `json:"payload" doc:"what a body is made of"`
+	Request            Request           `json:"request" doc:"how a delivery is sent"`
+	Auth               Auth              `json:"auth" doc:"how callstream authenticates at the endpoint"`
+	Signing            Signing           `json:"signing" doc:"how deliveries are signed"`
+	Verification       Verification      `json:"verification" enum:"challenge,options,ack,manual" doc:"how the endpoint shows that it wants the events (challenge); ack and manual are for admins"`
+	RateLimit          *RateLimit        `json:"rate_limit,omitempty" doc:"requests a second"`
+	MaxInFlight        int               `json:"max_in_flight" minimum:"1" maximum:"1000" doc:"requests at the same time (32)"`
+	Spread             int               `json:"spread" minimum:"1" maximum:"64" doc:"partitions that its deliveries are spread over (1)"`
+	Batch              *Batch            `json:"batch,omitempty" doc:"several events in one request"`
+	Retry              Retry             `json:"retry" doc:"when and how often a delivery is attempted again"`
+	TTL                TTL               `json:"ttl,omitzero" doc:"how long after its acceptance an event is worth sending"`
+	FallbackURL        string            `json:"fallback_url,omitempty" maxLength:"2048" doc:"gets what the endpoint could not be given"`
+	Ordering           string            `json:"ordering" enum:"none,per_call" doc:"per_call sends the events of a call one after the other (none)"`
+	CaptureResponse    bool              `json:"capture_response,omitempty" doc:"keeps the endpoint's answers for who asks for the call's"`
+	Position           int               `json:"position,omitempty" minimum:"-1000000" maximum:"1000000" doc:"its place in the list that people see"`
+	Lane               string            `json:"lane" pattern:"^[a-z0-9][a-z0-9-]{0,31}$" doc:"the delivery lane (standard)"`
+	Version            int64             `json:"version" doc:"grows by one with every change, whoever makes it"`
+	CreatedAt          time.Time         `json:"created_at,omitzero" doc:"when it was created"`
+	UpdatedAt          time.Time         `json:"updated_at,omitzero" doc:"when it was changed last"`
 
 	// Sealed are the secrets, by field name (FieldSigning, …), as secret.Box sealed them. They travel beside the
 	// object, never in it.
@@ -63,9 +55,9 @@ type Subscription struct {
 
 // Frequency sends at most Max events per window for each call, agent or the whole subscription.
 type Frequency struct {
-	Per    string   `json:"per"`
-	Max    int      `json:"max"`
-	Window Duration `json:"window"`
+	Per    string   `json:"per" enum:"call,agent,subscription" doc:"what is counted for itself"`
+	Max    int      `json:"max" minimum:"1" maximum:"1000000" doc:"events in a window"`
+	Window Duration `json:"window" doc:"1s to 30d"`
 }
 
 // The payload profiles.
@@ -84,17 +76,13 @@ const (
 
 // Payload says what a delivery's body is made of.
 type Payload struct {
-	Profile string `json:"profile"`
-	// Include and Exclude are paths of members; Transcript is how much of it is sent: "full", "snippet" or "none".
-	Include    []string `json:"include,omitempty"`
-	Exclude    []string `json:"exclude,omitempty"`
-	Transcript string   `json:"transcript,omitempty"`
-	// Redact are classes of personal data and "/regular expressions/".
-	Redact []string `json:"redact,omitempty"`
-	// Extra is merged into the body.
-	Extra Extra `json:"extra,omitempty"`
-	// Template is the CEL expression of the profile custom.
-	Template string `json:"template,omitempty"`
+	Profile    string   `json:"profile" enum:"standard,cloudevents,cloudevents-binary,push,callback,dialer,platform,post-call,raw,custom" doc:"the shape of the body (standard)"`
+	Include    []string `json:"include,omitempty" doc:"only these members of the event: data.summary"`
+	Exclude    []string `json:"exclude,omitempty" doc:"not these members"`
+	Transcript string   `json:"transcript,omitempty" enum:"full,snippet,none" doc:"how much of the transcript is sent (full)"`
+	Redact     []string `json:"redact,omitempty" doc:"classes of personal data (phone, email), patterns, and /regular expressions/"`
+	Extra      Extra    `json:"extra,omitempty" doc:"merged into the body"`
+	Template   string   `json:"template,omitempty" doc:"CEL over event that yields the body, for the profile custom"`
 }
 
 // Extra are members to merge into bodies. Numbers are json.Number, so that they are sent as they were written.
@@ -114,25 +102,22 @@ func (x *Extra) UnmarshalJSON(raw []byte) error {
 
 // Request says how a delivery is sent.
 type Request struct {
-	Method string `json:"method"`
-	// Routes are the URLs, or paths below the subscription's, for exact types, "family.*" or "*": see RouteFor.
-	Routes  map[string]string `json:"routes,omitempty"`
-	Headers map[string]string `json:"headers,omitempty"`
-	// Timeout bounds one attempt, from the dial to the last byte of the response. At most 30 s.
-	Timeout Duration `json:"timeout"`
+	Method  string            `json:"method" enum:"POST,GET" doc:"GET puts the fields in the query (POST)"`
+	Routes  map[string]string `json:"routes,omitempty" doc:"URLs, or paths below url, by exact type, family or *: the most specific one wins"`
+	Headers map[string]string `json:"headers,omitempty" doc:"further request headers; not secret at rest, see auth"`
+	Timeout Duration          `json:"timeout" doc:"for one attempt, from the dial to the last byte of the response: 100ms to 30s (10s)"`
 }
 
 // RateLimit bounds requests per second.
 type RateLimit struct {
-	PerSecond int `json:"per_second"`
-	// Burst is how many may go at once after a pause; 0 means PerSecond.
-	Burst int `json:"burst,omitempty"`
+	PerSecond int `json:"per_second" minimum:"1" maximum:"100000" doc:"requests a second"`
+	Burst     int `json:"burst,omitempty" minimum:"0" maximum:"1000000" doc:"how many may go at once after a pause; 0 for per_second"`
 }
 
 // Batch sends several events in one request.
 type Batch struct {
-	MaxEvents int      `json:"max_events"`
-	MaxWait   Duration `json:"max_wait"`
+	MaxEvents int      `json:"max_events" minimum:"1" maximum:"1000" doc:"events in a request"`
+	MaxWait   Duration `json:"max_wait" doc:"how long the first one waits for more: 10ms to 1m"`
 }
 
 // The orders of delivery.
