@@ -1,0 +1,250 @@
+package history
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/callstream/callstream/pkg/kafka"
+	"github.com/callstream/callstream/schemas/event"
+	"github.com/callstream/callstream/schemas/topic"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// Codec is what the projection needs of event.Codec.
+type Codec interface {
+	Decode(ctx context.Context, value []byte, r event.Record) error
+	DecodeEvent(ctx context.Context, topic string, value []byte) (*event.Event, error)
+}
+
+// errUseless marks a record that says nothing that could be shown to anyone.
+var errUseless = errors.New("the record names no event or delivery")
+
+// batch is what a number of records come to: the rows they make, merged with each other, and the offsets behind them.
+type batch struct {
+	events     map[eventKey]*Event
+	deliveries map[deliveryKey]*Delivery
+	next       map[kafka.TopicPartition]int64
+	records    int
+	useless    int
+}
+
+func newBatch() *batch {
+	return &batch{events: map[eventKey]*Event{}, deliveries: map[deliveryKey]*Delivery{}, next: map[kafka.TopicPartition]int64{}}
+}
+
+func (b *batch) event(e Event) {
+	e.ID, e.Tenant, e.Source, e.Type, e.CallID = name(e.ID), name(e.Tenant), name(e.Source), name(e.Type), name(e.CallID)
+	e.DeadReason, e.DeadDetail = name(e.DeadReason), prose(e.DeadDetail)
+	if have := b.events[e.key()]; have != nil {
+		have.merge(&e)
+		return
+	}
+	b.events[e.key()] = &e
+}
+
+func (b *batch) delivery(d Delivery) {
+	for _, text := range []*string{&d.ID, &d.Tenant, &d.SubscriptionID, &d.EventID, &d.Source, &d.Type, &d.CallID, &d.State, &d.Reason, &d.ReplayID, &d.Via, &d.ErrorClass} {
+		*text = name(*text)
+	}
+	d.Detail = prose(d.Detail)
+	if have := b.deliveries[d.key()]; have != nil {
+		have.merge(&d)
+		return
+	}
+	b.deliveries[d.key()] = &d
+}
+
+// fold adds a record to the batch. Its error is worth a retry: the registry could not be asked.
+func (b *batch) fold(ctx context.Context, codec Codec, r *kgo.Record) error {
+	b.records++
+	var err error
+	switch {
+	case r.Attrs.IsControl():
+	case r.Topic == topic.Decisions:
+		err = b.decision(ctx, codec, r)
+	case r.Topic == topic.Attempts:
+		err = b.attempt(ctx, codec, r)
+	case r.Topic == topic.DeadLetters:
+		err = b.deadLetter(ctx, codec, r)
+	default:
+		err = b.seen(ctx, codec, r)
+	}
+	if errors.Is(err, event.ErrPoison) || errors.Is(err, errUseless) {
+		b.useless++
+		err = nil
+	}
+	if err != nil {
+		return fmt.Errorf("read %s/%d/%d: %w", r.Topic, r.Partition, r.Offset, err)
+	}
+	b.next[kafka.TopicPartition{Topic: r.Topic, Partition: r.Partition}] = r.Offset + 1
+	return nil
+}
+
+// seen takes an event's own record. One that doesn't decode, or whose headers contradict it, is the filter's to judge:
+// its dead letter says why.
+func (b *batch) seen(ctx context.Context, codec Codec, r *kgo.Record) error {
+	e, err := codec.DecodeEvent(ctx, r.Topic, r.Value)
+	if err != nil {
+		return err
+	}
+	for i := range r.Headers {
+		var field *string
+		switch r.Headers[i].Key {
+		case kafka.HeaderType:
+			field = &e.Type
+		case kafka.HeaderID:
+			field = &e.ID
+		case kafka.HeaderSource:
+			field = &e.Source
+		case kafka.HeaderTenant:
+			field = &e.Tenant
+		default:
+			continue
+		}
+		switch value := string(r.Headers[i].Value); {
+		case value == "":
+		case *field == "":
+			*field = value
+		case *field != value:
+			return errUseless
+		}
+	}
+	if e.Tenant == "" || event.TopicOf(e.Type) != r.Topic {
+		return errUseless
+	}
+	if e.ID == "" {
+		e.ID = event.PlaceID(r.Topic, r.Partition, r.Offset)
+	}
+	if e.Time.IsZero() {
+		e.Time = r.Timestamp
+	}
+	if e.IngestedAt.IsZero() {
+		e.IngestedAt = r.Timestamp
+	}
+	b.event(Event{Tenant: e.Tenant, ID: e.ID, Source: e.Source, Type: e.Type, CallID: e.CallID, Time: e.Time.UTC(), AcceptedAt: e.IngestedAt.UTC(),
+		Place: kafka.Place{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset}, grade: gradeSeen})
+	return nil
+}
+
+func (b *batch) decision(ctx context.Context, codec Codec, r *kgo.Record) error {
+	var d event.Decision
+	if err := codec.Decode(ctx, r.Value, &d); err != nil {
+		return err
+	}
+	if d.Tenant == "" || d.EventID == "" {
+		return errUseless
+	}
+	at := kafka.Place{Topic: name(d.EventTopic), Partition: d.EventPartition, Offset: d.EventOffset}
+	b.event(Event{Tenant: d.Tenant, ID: d.EventID, Source: d.Source, Type: d.EventType, CallID: d.CallID, Time: d.EventTime, AcceptedAt: d.AcceptedAt,
+		Place: at, grade: gradeDecided})
+	for i := range d.Decisions {
+		one := &d.Decisions[i]
+		row := Delivery{
+			ID: one.DeliveryID, Tenant: d.Tenant, SubscriptionID: one.SubscriptionID, EventID: d.EventID, Source: d.Source, Type: d.EventType, CallID: d.CallID,
+			CreatedAt: d.AcceptedAt, UpdatedAt: d.DecidedAt,
+			State: one.Outcome, Reason: one.Reason, Detail: one.Detail, SubscriptionVersion: one.SubscriptionVersion, ReplayID: d.ReplayID,
+			kind: kindDecision, stateAt: d.DecidedAt,
+		}
+		if row.ID == "" {
+			row.ID = event.DeliveryID(d.Tenant, d.Source, d.EventID, one.SubscriptionID)
+		}
+		if row.State == StateSkipped && row.Reason == reasonDuplicate {
+			row.Occurrence = at.String()
+		}
+		b.delivery(row)
+	}
+	return nil
+}
+
+func (b *batch) attempt(ctx context.Context, codec Codec, r *kgo.Record) error {
+	var a event.Attempt
+	if err := codec.Decode(ctx, r.Value, &a); err != nil {
+		return err
+	}
+	if a.Tenant == "" || a.DeliveryID == "" {
+		return errUseless
+	}
+	row := Delivery{
+		ID: a.DeliveryID, Tenant: a.Tenant, SubscriptionID: a.SubscriptionID, EventID: a.EventID, Source: a.Source, Type: a.EventType, CallID: a.CallID,
+		CreatedAt: a.AcceptedAt, UpdatedAt: a.StartedAt.Add(time.Duration(a.DurationMicros) * time.Microsecond),
+		State: a.Outcome, Reason: a.Reason, SubscriptionVersion: a.SubscriptionVersion, NextAttemptAt: a.NextAttemptAt, ReplayID: a.ReplayID,
+		kind: kindAttempt, stateAt: a.StartedAt,
+		Attempts: []Attempt{{Partition: r.Partition, Offset: r.Offset, Number: a.Attempt, StartedAt: a.StartedAt}},
+		Via:      a.Via, HTTPStatus: a.HTTPStatus, ErrorClass: a.ErrorClass, Duration: time.Duration(a.DurationMicros) * time.Microsecond,
+	}
+	if row.State == "retry" {
+		row.State = StateRetrying
+	}
+	if a.Attempt == 0 {
+		row.Via, row.HTTPStatus, row.ErrorClass, row.Duration = "", 0, "", 0
+	}
+	b.delivery(row)
+	return nil
+}
+
+// deadLetter takes what was given up. For a delivery it says no more than the last attempt where there is one, but some
+// die without: what doesn't decode, or doesn't fit a topic. A letter without a delivery is of an event that no
+// subscription was asked about.
+func (b *batch) deadLetter(ctx context.Context, codec Codec, r *kgo.Record) error {
+	var l event.DeadLetter
+	if err := codec.Decode(ctx, r.Value, &l); err != nil {
+		return err
+	}
+	if l.Tenant == "" {
+		return errUseless
+	}
+	if l.DeliveryID != "" {
+		b.delivery(Delivery{
+			ID: l.DeliveryID, Tenant: l.Tenant, SubscriptionID: l.SubscriptionID, EventID: l.EventID, Source: l.Source, Type: l.EventType, CallID: l.CallID,
+			CreatedAt: l.DeadAt, UpdatedAt: l.DeadAt,
+			State: StateDead, Reason: l.Reason, Detail: l.Detail, SubscriptionVersion: l.SubscriptionVersion, ReplayID: replayOf(ctx, codec, &l),
+			kind: kindAttempt, stateAt: l.DeadAt,
+		})
+		return nil
+	}
+	if !topic.IsEvents(l.SourceTopic) {
+		return errUseless
+	}
+	at := kafka.Place{Topic: l.SourceTopic, Partition: l.SourcePartition, Offset: l.SourceOffset}
+	e := Event{Tenant: l.Tenant, ID: l.EventID, Source: l.Source, Type: l.EventType, CallID: l.CallID, AcceptedAt: l.DeadAt, Place: at, grade: gradeDead,
+		DeadAt: l.DeadAt, DeadReason: l.Reason, DeadDetail: l.Detail}
+	if e.ID == "" {
+		e.ID = event.PlaceID(at.Topic, at.Partition, at.Offset)
+	}
+	b.event(e)
+	return nil
+}
+
+// replayOf finds the replay that a dead delivery belonged to, in the record that the letter holds.
+func replayOf(ctx context.Context, codec Codec, l *event.DeadLetter) string {
+	if schema, _ := topic.SchemaOf(l.SourceTopic); schema != topic.DeliverySchema || len(l.OriginalValue) == 0 {
+		return ""
+	}
+	var d event.Delivery
+	if codec.Decode(ctx, l.OriginalValue, &d) != nil {
+		return ""
+	}
+	return d.ReplayID
+}
+
+const (
+	longestName  = 512
+	longestProse = 2000
+)
+
+// name makes a text fit for a column that is searched by. Whoever may write to the topics may write anything, and a row
+// that PostgreSQL refuses (a zero byte, a key beyond a third of a page) would hold up all that come after it.
+func name(s string) string { return fit(s, longestName) }
+
+// prose makes a text fit for a column.
+func prose(s string) string { return fit(s, longestProse) }
+
+func fit(s string, longest int) string {
+	if len(s) > longest {
+		s = s[:longest]
+	}
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+}

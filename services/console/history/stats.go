@@ -1,0 +1,148 @@
+package history
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/callstream/callstream/pkg/kafka"
+)
+
+// Stats are figures of one subscription.
+type Stats struct {
+	// States counts the deliveries of events that were accepted in the window, by state.
+	States map[string]int64
+	// Reasons counts those of them that were skipped or are dead, by reason.
+	Reasons map[string]int64
+	// Failures counts those of them whose newest request failed, by class of the error.
+	Failures map[string]int64
+	// Duration is how long the endpoint took for those that were delivered, Latency the time from acceptance to the
+	// end of its answer, replays left out. Both are of the newest at most 10,000.
+	Duration, Latency Percentiles
+	// Queued and Retrying count what waits now, whenever it was accepted.
+	Queued, Retrying int64
+}
+
+// Percentiles are those of Count measurements; zero where there is none.
+type Percentiles struct {
+	Count         int
+	P50, P90, P99 time.Duration
+}
+
+// mostMeasured bounds the deliveries that percentiles are made of.
+const mostMeasured = 10_000
+
+// Stats counts a subscription's deliveries of events that were accepted since a time.
+func (s *Store) Stats(ctx context.Context, tenant, subscription string, since time.Time) (Stats, error) {
+	stats := Stats{States: map[string]int64{}, Reasons: map[string]int64{}, Failures: map[string]int64{}}
+	rows, err := s.query(ctx, `SELECT state, CASE WHEN state IN ('skipped', 'dead') THEN reason ELSE '' END AS why,
+			CASE WHEN state IN ('retrying', 'dead') THEN error_class ELSE '' END AS failure, COUNT(*)
+		FROM history_deliveries WHERE tenant = ? AND subscription_id = ? AND created_at >= ? GROUP BY 1, 2, 3`, name(tenant), name(subscription), micros(since))
+	if err != nil {
+		return stats, fmt.Errorf("count deliveries: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var state, reason, failure string
+		var n int64
+		if err := rows.Scan(&state, &reason, &failure, &n); err != nil {
+			return stats, fmt.Errorf("count deliveries: %w", err)
+		}
+		stats.States[state] += n
+		if reason != "" {
+			stats.Reasons[reason] += n
+		}
+		if failure != "" {
+			stats.Failures[failure] += n
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return stats, fmt.Errorf("count deliveries: %w", err)
+	}
+	if err := s.measure(ctx, tenant, subscription, since, &stats); err != nil {
+		return stats, fmt.Errorf("measure deliveries: %w", err)
+	}
+	for state, to := range map[string]*int64{StateQueued: &stats.Queued, StateRetrying: &stats.Retrying} {
+		row := s.db.Read.QueryRowContext(ctx, s.db.Bind(`SELECT COUNT(*) FROM history_deliveries
+			WHERE tenant = ? AND subscription_id = ? AND state IN ('queued', 'retrying') AND state = ?`), name(tenant), name(subscription), state)
+		if err := row.Scan(to); err != nil {
+			return stats, fmt.Errorf("count what waits: %w", err)
+		}
+	}
+	return stats, nil
+}
+
+func (s *Store) measure(ctx context.Context, tenant, subscription string, since time.Time, stats *Stats) error {
+	rows, err := s.query(ctx, `SELECT duration_us, delivered_at - created_at, replay_id FROM history_deliveries
+		WHERE tenant = ? AND subscription_id = ? AND created_at >= ? AND delivered_at > 0 ORDER BY created_at DESC, id DESC LIMIT ?`,
+		name(tenant), name(subscription), micros(since), mostMeasured)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	var durations, latencies []time.Duration
+	for rows.Next() {
+		var took, after int64
+		var replay string
+		if err := rows.Scan(&took, &after, &replay); err != nil {
+			return err
+		}
+		durations = append(durations, time.Duration(took)*time.Microsecond)
+		if replay == "" {
+			latencies = append(latencies, max(0, time.Duration(after)*time.Microsecond)) // clocks of two machines differ
+		}
+	}
+	stats.Duration, stats.Latency = percentiles(durations), percentiles(latencies)
+	return rows.Err()
+}
+
+func percentiles(d []time.Duration) Percentiles {
+	if len(d) == 0 {
+		return Percentiles{}
+	}
+	slices.Sort(d)
+	at := func(percent int) time.Duration { return d[(len(d)*percent+99)/100-1] }
+	return Percentiles{Count: len(d), P50: at(50), P90: at(90), P99: at(99)}
+}
+
+// Missed is a delivery that was skipped because its subscription was paused or disabled.
+type Missed struct {
+	DeliveryID string
+	EventID    string
+	Reason     string
+	// Place is where the event's record is or was: Kafka's retention may have taken it meanwhile.
+	Place  kafka.Place
+	cursor Cursor
+}
+
+// Cursor is its place in the list.
+func (m Missed) Cursor() Cursor { return m.cursor }
+
+// Missed lists what a subscription missed while it was paused or disabled, the oldest events first. What was replayed
+// since has another state, unless that was skipped as well.
+func (s *Store) Missed(ctx context.Context, tenant, subscription string, after Cursor, limit int) ([]Missed, error) {
+	rows, err := s.query(ctx, `SELECT d.id, d.event_id, d.reason, d.created_at, e.record_topic, e.record_partition, e.record_offset
+		FROM history_deliveries d JOIN history_events e ON e.id = d.event_id AND e.tenant = d.tenant AND e.source = d.source
+		WHERE d.tenant = ? AND d.subscription_id = ? AND d.state = 'skipped' AND d.reason IN ('paused', 'disabled')
+			AND (d.created_at, d.id) > (?, ?)
+		ORDER BY d.created_at, d.id LIMIT ?`, name(tenant), name(subscription), micros(after.CreatedAt), after.ID, limit)
+	if err != nil {
+		return nil, fmt.Errorf("list what was missed: %w", err)
+	}
+	defer rows.Close()
+	var missed []Missed
+	for rows.Next() {
+		var m Missed
+		var created int64
+		if err := rows.Scan(&m.DeliveryID, &m.EventID, &m.Reason, &created, &m.Place.Topic, &m.Place.Partition, &m.Place.Offset); err != nil {
+			return nil, fmt.Errorf("list what was missed: %w", err)
+		}
+		m.cursor = Cursor{CreatedAt: fromMicros(created), ID: m.DeliveryID}
+		missed = append(missed, m)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("list what was missed: %w", err)
+	}
+	return missed, nil
+}

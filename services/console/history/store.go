@@ -1,0 +1,120 @@
+package history
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"fmt"
+	"io/fs"
+	"strings"
+	"sync"
+
+	"github.com/callstream/callstream/pkg/kafka"
+	"github.com/callstream/callstream/services/console/storage"
+)
+
+//go:embed migrations
+var migrations embed.FS
+
+// File is the name of the SQLite database, beside that of the subscriptions.
+const File = "history.db"
+
+// Store is the rows. Its methods may be called from several goroutines; reading goes on while another process projects.
+type Store struct {
+	db *storage.Database
+
+	mu sync.Mutex
+	// written are rows as the last transactions of this process left them, so that they needn't be read again. Only the
+	// one writer has any.
+	written written
+}
+
+// Open opens the history beside the database that cfg names: tables in the same PostgreSQL, a file of its own next to
+// the SQLite.
+func Open(ctx context.Context, cfg storage.Config) (*Store, error) {
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return nil, fmt.Errorf("open the history: %w", err)
+	}
+	db, err := storage.OpenDatabase(ctx, cfg, storage.Schema{Migrations: files, Table: "history_version", File: File, Rebuildable: true})
+	if err != nil {
+		return nil, fmt.Errorf("open the history: %w", err)
+	}
+	return &Store{db: db}, nil
+}
+
+// Close disconnects.
+func (s *Store) Close() { s.db.Close() }
+
+func (s *Store) query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	return s.db.Read.QueryContext(ctx, s.db.Bind(query), args...)
+}
+
+// change runs fn in one write transaction.
+func (s *Store) change(ctx context.Context, what string, fn func(tx) error) error {
+	raw, err := s.db.Write.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("%s: begin: %w", what, err)
+	}
+	defer raw.Rollback()
+	if err := fn(tx{raw, s.db}); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	if err := raw.Commit(); err != nil {
+		return fmt.Errorf("%s: commit: %w", what, err)
+	}
+	return nil
+}
+
+// tx is a transaction with placeholders written as '?'.
+type tx struct {
+	*sql.Tx
+	db *storage.Database
+}
+
+func (t tx) exec(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	return t.ExecContext(ctx, t.db.Bind(query), args...)
+}
+
+// state is the one row that all writers lock: whose turn it is, and on which making of the projection.
+type state struct {
+	generation int64
+	writer     string
+}
+
+// state reads and locks the row, so that write transactions of two processes are one after the other even where both
+// believe to be the leader for a moment.
+func (t tx) state(ctx context.Context) (state, error) {
+	query := `SELECT generation, writer FROM history_state WHERE id = 1`
+	if t.db.Postgres {
+		query += ` FOR UPDATE`
+	}
+	var s state
+	err := t.QueryRowContext(ctx, query).Scan(&s.generation, &s.writer)
+	return s, err
+}
+
+// progress is the next offset to read, by partition.
+func (s *Store) progress(ctx context.Context) (map[kafka.TopicPartition]int64, error) {
+	rows, err := s.query(ctx, `SELECT topic, number, next_offset FROM history_progress`)
+	if err != nil {
+		return nil, fmt.Errorf("read the history's progress: %w", err)
+	}
+	defer rows.Close()
+	next := map[kafka.TopicPartition]int64{}
+	for rows.Next() {
+		var at kafka.TopicPartition
+		var offset int64
+		if err := rows.Scan(&at.Topic, &at.Partition, &offset); err != nil {
+			return nil, fmt.Errorf("read the history's progress: %w", err)
+		}
+		next[at] = offset
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read the history's progress: %w", err)
+	}
+	return next, nil
+}
+
+// marks are n placeholders.
+func marks(n int) string { return strings.TrimSuffix(strings.Repeat("?,", n), ",") }

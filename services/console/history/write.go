@@ -1,0 +1,318 @@
+package history
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/callstream/callstream/pkg/kafka"
+)
+
+// errNotWriter means that another process writes now, or that the projection is being made anew: begin again from what
+// the database says.
+var errNotWriter = errors.New("another process writes the history, or it was started over")
+
+// claim makes this process the writer, under a name that no other has.
+func (s *Store) claim(ctx context.Context, writer string) (state, error) {
+	var now state
+	err := s.change(ctx, "claim the history", func(t tx) error {
+		var err error
+		if now, err = t.state(ctx); err != nil {
+			return err
+		}
+		now.writer = writer
+		_, err = t.exec(ctx, `UPDATE history_state SET writer = ? WHERE id = 1`, writer)
+		return err
+	})
+	s.forget()
+	return now, err
+}
+
+// written are rows of the last two batches or so.
+type written struct {
+	events     [2]map[eventKey]*Event
+	deliveries [2]map[deliveryKey]*Delivery
+}
+
+// mostWritten bounds each half of what is kept.
+const mostWritten = 20_000
+
+// forget drops what is known of the rows: they were changed by somebody else, or may have been.
+func (s *Store) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.written = written{}
+}
+
+// keep remembers the rows of a batch that was committed.
+func (s *Store) keep(b *batch) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w := &s.written
+	if w.events[0] == nil || len(w.events[0])+len(w.deliveries[0]) > mostWritten {
+		w.events = [2]map[eventKey]*Event{{}, w.events[0]}
+		w.deliveries = [2]map[deliveryKey]*Delivery{{}, w.deliveries[0]}
+	}
+	maps.Copy(w.events[0], b.events)
+	maps.Copy(w.deliveries[0], b.deliveries)
+}
+
+// recall merges what is known of the rows into a batch, and returns the keys of those that are not known.
+func (s *Store) recall(b *batch) (events []eventKey, deliveries []deliveryKey) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for key, row := range b.events {
+		if !mergeFrom(s.written.events, key, row.merge) {
+			events = append(events, key)
+		}
+	}
+	for key, row := range b.deliveries {
+		if !mergeFrom(s.written.deliveries, key, row.merge) {
+			deliveries = append(deliveries, key)
+		}
+	}
+	return events, deliveries
+}
+
+func mergeFrom[K comparable, V any](kept [2]map[K]*V, key K, merge func(*V)) bool {
+	for _, half := range kept {
+		if row, ok := half[key]; ok {
+			merge(row)
+			return true
+		}
+	}
+	return false
+}
+
+// apply writes a batch and the offsets behind it, all or nothing, and returns how many deliveries are new. The rows of the
+// batch come to be what the database has. It fails with errNotWriter where the state is not the one that was claimed.
+func (s *Store) apply(ctx context.Context, as state, b *batch) (added int, err error) {
+	err = s.change(ctx, "write the history", func(t tx) error {
+		now, err := t.state(ctx)
+		if err != nil {
+			return err
+		}
+		if now != as {
+			return errNotWriter
+		}
+		unknownEvents, unknownDeliveries := s.recall(b)
+		if err := t.loadEvents(ctx, b, unknownEvents); err != nil {
+			return err
+		}
+		found, err := t.loadDeliveries(ctx, b, unknownDeliveries)
+		if err != nil {
+			return err
+		}
+		added = len(unknownDeliveries) - found
+		events, deliveries := make([][]any, 0, len(b.events)), make([][]any, 0, len(b.deliveries))
+		for _, e := range b.events {
+			events = append(events, e.values())
+		}
+		for _, d := range b.deliveries {
+			deliveries = append(deliveries, d.values())
+		}
+		next := make([][]any, 0, len(b.next))
+		for at, offset := range b.next {
+			next = append(next, []any{at.Topic, at.Partition, offset})
+		}
+		for _, u := range []upsert{
+			{"history_events", eventColumns(), 3, events},
+			{"history_deliveries", deliveryColumns(), 2, deliveries},
+			{"history_progress", []string{"topic", "number", "next_offset"}, 2, next},
+		} {
+			if err := t.upsert(ctx, u); err != nil {
+				return fmt.Errorf("%s: %w", u.table, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		s.forget()
+		return 0, err
+	}
+	s.keep(b)
+	return added, nil
+}
+
+// skip moves the progress of partitions without a record.
+func (s *Store) skip(ctx context.Context, as state, next map[kafka.TopicPartition]int64) error {
+	b := newBatch()
+	b.next = next
+	_, err := s.apply(ctx, as, b)
+	return err
+}
+
+// lookup is how many keys one SELECT asks for.
+const lookup = 500
+
+func (t tx) loadEvents(ctx context.Context, b *batch, keys []eventKey) error {
+	for part := range slices.Chunk(keys, lookup) {
+		ids := make([]any, len(part))
+		for i, k := range part {
+			ids[i] = k.id
+		}
+		rows, err := t.QueryContext(ctx, t.db.Bind(selectEvents()+` WHERE id IN (`+marks(len(ids))+`)`), ids...)
+		if err != nil {
+			return err
+		}
+		if err := scanAll(rows, func(e *Event) {
+			if mine := b.events[e.key()]; mine != nil {
+				mine.merge(e)
+			}
+		}, scanEvent); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t tx) loadDeliveries(ctx context.Context, b *batch, keys []deliveryKey) (found int, err error) {
+	for part := range slices.Chunk(keys, lookup) {
+		ids := make([]any, len(part))
+		for i, k := range part {
+			ids[i] = k.id
+		}
+		rows, err := t.QueryContext(ctx, t.db.Bind(selectDeliveries()+` WHERE id IN (`+marks(len(ids))+`)`), ids...)
+		if err != nil {
+			return found, err
+		}
+		asked := make(map[deliveryKey]bool, len(part))
+		for _, k := range part {
+			asked[k] = true
+		}
+		if err := scanAll(rows, func(d *Delivery) {
+			if asked[d.key()] {
+				found++
+				b.deliveries[d.key()].merge(d)
+			}
+		}, scanDelivery); err != nil {
+			return found, err
+		}
+	}
+	return found, nil
+}
+
+// upsert are rows to insert, or to put in the place of those with the same key: the first columns.
+type upsert struct {
+	table   string
+	columns []string
+	key     int
+	rows    [][]any
+}
+
+// rowsAtOnce is how many rows one INSERT has: fewer cost a round trip each, more need statements that are long to parse.
+const rowsAtOnce = 64
+
+func (t tx) upsert(ctx context.Context, u upsert) error {
+	sets := make([]string, 0, len(u.columns))
+	for _, c := range u.columns[u.key:] {
+		sets = append(sets, c+" = excluded."+c)
+	}
+	row := "(" + marks(len(u.columns)) + ")"
+	text := func(n int) string {
+		return t.db.Bind("INSERT INTO " + u.table + " (" + strings.Join(u.columns, ", ") + ") VALUES " +
+			strings.TrimSuffix(strings.Repeat(row+",", n), ",") +
+			" ON CONFLICT (" + strings.Join(u.columns[:u.key], ", ") + ") DO UPDATE SET " + strings.Join(sets, ", "))
+	}
+	for _, size := range []int{rowsAtOnce, 1} {
+		if len(u.rows) < size {
+			continue
+		}
+		statement, err := t.PrepareContext(ctx, text(size))
+		if err != nil {
+			return err
+		}
+		for len(u.rows) >= size {
+			if _, err := statement.ExecContext(ctx, slices.Concat(u.rows[:size]...)...); err != nil {
+				return err
+			}
+			u.rows = u.rows[size:]
+		}
+		if err := statement.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func eventColumns() []string {
+	return []string{"id", "tenant", "source", "type", "call_id", "occurred_at", "accepted_at", "grade",
+		"record_topic", "record_partition", "record_offset", "dead_at", "dead_reason", "dead_detail"}
+}
+
+func (e *Event) values() []any {
+	return []any{e.ID, e.Tenant, e.Source, e.Type, e.CallID, micros(e.Time), micros(e.AcceptedAt), e.grade,
+		e.Place.Topic, e.Place.Partition, e.Place.Offset, micros(e.DeadAt), e.DeadReason, e.DeadDetail}
+}
+
+func selectEvents() string {
+	return "SELECT " + strings.Join(eventColumns(), ", ") + " FROM history_events"
+}
+
+type scanner interface{ Scan(into ...any) error }
+
+func scanEvent(row scanner) (*Event, error) {
+	var e Event
+	var at, accepted, dead int64
+	err := row.Scan(&e.ID, &e.Tenant, &e.Source, &e.Type, &e.CallID, &at, &accepted, &e.grade,
+		&e.Place.Topic, &e.Place.Partition, &e.Place.Offset, &dead, &e.DeadReason, &e.DeadDetail)
+	e.Time, e.AcceptedAt, e.DeadAt = fromMicros(at), fromMicros(accepted), fromMicros(dead)
+	return &e, err
+}
+
+func deliveryColumns() []string {
+	return []string{"id", "occurrence", "tenant", "subscription_id", "subscription_version", "event_id", "source", "type", "call_id",
+		"state", "reason", "detail", "replay_id", "state_kind", "state_at", "next_attempt_at",
+		"attempts", "via", "http_status", "error_class", "duration_us", "delivered_at", "created_at", "updated_at"}
+}
+
+func (d *Delivery) values() []any {
+	return []any{d.ID, d.Occurrence, d.Tenant, d.SubscriptionID, d.SubscriptionVersion, d.EventID, d.Source, d.Type, d.CallID,
+		d.State, d.Reason, d.Detail, d.ReplayID, d.kind, micros(d.stateAt), micros(d.NextAttemptAt),
+		appendAttempts([]byte{}, d.Attempts), d.Via, d.HTTPStatus, d.ErrorClass, d.Duration.Microseconds(), micros(d.DeliveredAt()), micros(d.CreatedAt), micros(d.UpdatedAt)}
+}
+
+func selectDeliveries() string {
+	return "SELECT " + strings.Join(deliveryColumns(), ", ") + " FROM history_deliveries"
+}
+
+func scanDelivery(row scanner) (*Delivery, error) {
+	var d Delivery
+	var stateAt, next, took, delivered, created, updated int64
+	var attempts []byte
+	if err := row.Scan(&d.ID, &d.Occurrence, &d.Tenant, &d.SubscriptionID, &d.SubscriptionVersion, &d.EventID, &d.Source, &d.Type, &d.CallID,
+		&d.State, &d.Reason, &d.Detail, &d.ReplayID, &d.kind, &stateAt, &next,
+		&attempts, &d.Via, &d.HTTPStatus, &d.ErrorClass, &took, &delivered, &created, &updated); err != nil {
+		return nil, err
+	}
+	d.stateAt, d.NextAttemptAt, d.Duration = fromMicros(stateAt), fromMicros(next), time.Duration(took)*time.Microsecond
+	d.CreatedAt, d.UpdatedAt = fromMicros(created), fromMicros(updated)
+	var err error
+	d.Attempts, err = parseAttempts(attempts)
+	return &d, err
+}
+
+// scanAll hands every row to each, and closes the rows.
+func scanAll[T any](rows rowSet, each func(*T), scan func(scanner) (*T, error)) error {
+	defer rows.Close()
+	for rows.Next() {
+		row, err := scan(rows)
+		if err != nil {
+			return err
+		}
+		each(row)
+	}
+	return rows.Err()
+}
+
+// rowSet is the part of sql.Rows that scanAll needs.
+type rowSet interface {
+	scanner
+	Next() bool
+	Close() error
+	Err() error
+}
