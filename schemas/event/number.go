@@ -46,6 +46,23 @@ func parseDecimal(literal string) decimal {
 	return d
 }
 
+// WholeNumber returns the digits of a JSON number that is a whole one of at most 20 digits, however it is spelled: "85" for
+// 85.0 and 0.85e2. A minus sign stays.
+func WholeNumber(literal string) (digits string, ok bool) {
+	d := parseDecimal(literal)
+	if d.exponent < 0 || int64(len(d.digits))+d.exponent > 20 {
+		return "", false
+	}
+	digits = d.digits + strings.Repeat("0", int(d.exponent))
+	switch {
+	case digits == "":
+		return "0", true
+	case d.negative:
+		return "-" + digits, true
+	}
+	return digits, true
+}
+
 // parseLong reads any spelling of a whole number: 85, 85.0, 1e3. whole is false for one with a fraction, ok for one
 // beyond 64 bits as well.
 func parseLong(literal string) (n int64, whole, ok bool) {

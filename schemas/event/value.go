@@ -35,6 +35,14 @@ func (v Value) String() string {
 	return string(v.AppendJSON(nil))
 }
 
+// IsText reports whether the value is a string or a time, and so String its text.
+func (v Value) IsText() bool {
+	if v.raw != "" {
+		return v.raw[0] == '"'
+	}
+	return v.kind == KindString || v.kind == KindTime
+}
+
 // Lookup finds a value by its path from the event's root, member names joined by dots, declared or not:
 // "call_id", "data.caller.phone_number", "data.crm.account.id". Where a name itself holds dots the longest name wins that
 // leads somewhere. It finds nothing that AppendJSON would not print.

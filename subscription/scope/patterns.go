@@ -1,0 +1,138 @@
+package scope
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/callstream/callstream/schemas/event"
+)
+
+// patterns finds secrets in text. It is the event.Scrubber of a scope.
+type patterns struct {
+	phone, email, card, ssn bool
+	expressions             []*expression
+	instructions            int // of all expressions
+}
+
+func (p *patterns) empty() bool {
+	return !p.phone && !p.email && !p.card && !p.ssn && len(p.expressions) == 0
+}
+
+// span is a part of a text, in bytes.
+type span struct{ lo, hi int }
+
+// Text returns the text with what the patterns find in it replaced.
+func (p *patterns) Text(name, text string) (string, bool) {
+	var room [8]span
+	spans := room[:0]
+	if p.phone || p.email || p.card || p.ssn {
+		spans = p.known(spans, name, text)
+	}
+	for _, x := range p.expressions {
+		spans = x.find(spans, text)
+	}
+	if len(spans) == 0 {
+		return text, false
+	}
+	slices.SortFunc(spans, func(a, b span) int { return a.lo - b.lo })
+	var b strings.Builder
+	at := 0
+	for i := 0; i < len(spans); {
+		hidden := spans[i]
+		for i++; i < len(spans) && spans[i].lo < hidden.hi; i++ {
+			hidden.hi = max(hidden.hi, spans[i].hi)
+		}
+		b.WriteString(text[at:hidden.lo])
+		b.WriteString(event.Redacted)
+		at = hidden.hi
+	}
+	b.WriteString(text[at:])
+	return b.String(), true
+}
+
+// known adds what the named patterns find.
+func (p *patterns) known(spans []span, name, text string) []span {
+	has := bytesOf(text)
+	if has&(hasDigit|hasAt|hasPercent|hasWide) == 0 {
+		return spans
+	}
+	v := view{text: text}
+	if has&(hasPercent|hasWide) != 0 {
+		if v = normalize(text); v.at != nil {
+			has = bytesOf(v.text)
+		}
+	}
+	from := len(spans)
+	if has&hasAt != 0 && p.email {
+		spans = findEmails(spans, v.text)
+	}
+	if has&hasDigit != 0 && (p.phone || p.card || p.ssn) {
+		spans = p.findNumbers(spans, name, v.text)
+	}
+	if v.at != nil {
+		for i := from; i < len(spans); i++ {
+			spans[i] = span{int(v.at[spans[i].lo]), int(v.at[spans[i].hi])}
+		}
+	}
+	return spans
+}
+
+// Number reports whether a number is a secret. Of a number that the catalogue declares, a duration or a cost, it is not
+// asked whether it could be a phone number or a social security number: too many are.
+func (p *patterns) Number(name, literal string, declared bool) bool {
+	digits := literal
+	if digits[0] == '-' {
+		digits = digits[1:]
+	}
+	if strings.Trim(digits, "0123456789") != "" { // a fraction or an exponent
+		whole, ok := event.WholeNumber(literal)
+		if !ok {
+			whole = ""
+		}
+		digits = strings.TrimPrefix(whole, "-")
+	}
+	switch {
+	case p.card && isCard(digits),
+		!declared && p.phone && isBarePhone(digits),
+		!declared && p.ssn && len(digits) == 9 && (namesSSN(name)):
+		return true
+	}
+	for _, x := range p.expressions {
+		if x.matches(literal) || digits != literal && digits != "" && x.matches(digits) {
+			return true
+		}
+	}
+	return false
+}
+
+// What a text holds.
+const (
+	hasDigit = 1 << iota
+	hasAt
+	hasPercent
+	hasWide // bytes beyond ASCII
+)
+
+// kinds tells what a byte makes a text hold.
+var kinds = func() (k [256]uint8) {
+	for c := range k {
+		switch {
+		case '0' <= c && c <= '9':
+			k[c] = hasDigit
+		case c == '@':
+			k[c] = hasAt
+		case c == '%':
+			k[c] = hasPercent
+		case c >= 0x80:
+			k[c] = hasWide
+		}
+	}
+	return k
+}()
+
+func bytesOf(text string) (has uint8) {
+	for i := range len(text) {
+		has |= kinds[text[i]]
+	}
+	return has
+}
