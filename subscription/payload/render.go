@@ -4,10 +4,14 @@
 package payload
 
 import (
+	"crypto/sha256"
+	"encoding/json"
 	"fmt"
+	"net/http"
 
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/subscription"
+	"github.com/callstream/callstream/subscription/scope"
 )
 
 // ContentTypeJSON is the content type of the profiles whose body is JSON.
@@ -38,19 +42,69 @@ func (e *UnknownProfileError) Error() string {
 
 // Renderer renders events for every subscription with the same Key. It is safe for concurrent use.
 type Renderer struct {
-	profile string
-	key     string
+	key      string
+	profile  string
+	shape    *shape                 // of the profiles that have one
+	template *subscription.Template // of the profile custom
+	scope    *scope.Scope
+	extra    *extra
+	query    bool // the members go into the query of a GET request
 }
 
-// Compile makes the renderer of a subscription's payload, for requests of the method. The error is an
-// *UnknownProfileError.
+// Compile makes the renderer of a subscription's payload, for requests of the method. Saving a subscription checks all that
+// it checks, so an error means that another version of callstream wrote it: an *UnknownProfileError, a
+// *subscription.ExpressionError, or one that names the rule.
 func Compile(p subscription.Payload, method string) (*Renderer, error) {
+	r := &Renderer{profile: p.Profile, query: method == http.MethodGet}
+	var err error
 	switch p.Profile {
-	case "", subscription.ProfileStandard, subscription.ProfilePostCall:
+	case "":
+		r.profile = subscription.ProfileStandard
+	case subscription.ProfileStandard, subscription.ProfilePostCall, subscription.ProfileRaw,
+		subscription.ProfileCloudEvents, subscription.ProfileCloudEventsBinary:
+	case subscription.ProfilePush:
+		r.shape = pushShape()
+	case subscription.ProfileCallback:
+		r.shape = callbackShape()
+	case subscription.ProfileDialer:
+		r.shape = dialerShape()
+	case subscription.ProfilePlatform:
+		r.shape = platformShape()
+	case subscription.ProfileCustom:
+		if r.template, err = subscription.CompileTemplate(p.Template); err != nil {
+			return nil, fmt.Errorf("payload.template: %w", err)
+		}
 	default:
 		return nil, &UnknownProfileError{Profile: p.Profile}
 	}
-	return &Renderer{profile: p.Profile, key: p.Profile}, nil
+	var faults []scope.Fault
+	r.scope, faults = scope.Compile(scope.Rules{Include: p.Include, Exclude: p.Exclude, Transcript: p.Transcript, Redact: p.Redact})
+	if len(faults) > 0 {
+		return nil, fmt.Errorf("payload.%s: %s", faults[0].Member, faults[0].Detail)
+	}
+	if r.extra, err = newExtra(p.Extra); err != nil {
+		return nil, err
+	}
+	if r.key, err = r.makeKey(p); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// makeKey returns the profile and the method, and a hash of the rules where there are any.
+func (r *Renderer) makeKey(p subscription.Payload) (string, error) {
+	key := r.profile
+	if r.query {
+		key += " GET"
+	}
+	if r.scope == nil && r.extra == nil && r.template == nil {
+		return key, nil
+	}
+	rules, err := json.Marshal(p)
+	if err != nil {
+		return "", fmt.Errorf("write the payload's rules as JSON: %w", err)
+	}
+	return fmt.Sprintf("%s %x", key, sha256.Sum256(rules)), nil
 }
 
 // For returns the renderer of a version of a subscription, which is compiled once and kept with the version.
@@ -71,41 +125,50 @@ type compiled struct {
 // event.
 func (r *Renderer) Key() string { return r.key }
 
-// Render renders an event.
+// Render renders an event. The error is a *subscription.TemplateError, ErrNoObject or ErrQueryTooLong: this event has no
+// rendering, and never will.
 func (r *Renderer) Render(e *event.Event) (Rendered, error) {
 	_, rendered, err := r.Append(nil, e)
 	return rendered, err
 }
 
 // Append is Render into a buffer of the caller's: it appends the body to dst, returns the grown buffer, and the rendering
-// with its body there. It allocates only where the buffer is too small.
+// with its body there. It allocates only where the buffer is too small; for the profiles custom and cloudevents-binary and
+// for GET requests; and where the flat profiles meet undeclared members of the event's root, which may repeat names.
 func (r *Renderer) Append(dst []byte, e *event.Event) ([]byte, Rendered, error) {
+	e = r.scope.Apply(e)
 	from := len(dst)
+	out := Rendered{ContentType: ContentTypeJSON}
+	x := r.extra
+	var err error
 	switch r.profile {
+	case subscription.ProfileStandard:
+		dst = AppendStandard(dst, e)
 	case subscription.ProfilePostCall:
 		dst = AppendPostCall(dst, e)
+	case subscription.ProfileRaw:
+		dst = e.AppendData(dst)
+	case subscription.ProfileCloudEvents:
+		dst, x = appendCloudEvent(dst, e, x), nil
+		out.ContentType = ContentTypeCloudEvents
+	case subscription.ProfileCloudEventsBinary:
+		dst, x = appendCloudData(dst, e, x), nil
+		out.Headers = cloudHeaders(e)
+	case subscription.ProfileCustom:
+		if dst, err = r.template.AppendJSON(dst, e); err != nil {
+			return dst, Rendered{}, fmt.Errorf("the template: %w", err)
+		}
 	default:
-		dst = AppendStandard(dst, e)
+		dst = r.shape.append(dst, e)
 	}
-	return dst, Rendered{Body: dst[from:len(dst):len(dst)], ContentType: ContentTypeJSON}, nil
-}
-
-// NewDelivery returns the delivery of a rendering to a subscription, all of it that follows from the event and the
-// subscription. Whoever has read the event from a topic adds its place there.
-func NewDelivery(s *subscription.Subscription, e *event.Event, r Rendered) event.Delivery {
-	d := event.Delivery{
-		ID: event.DeliveryID(e.Tenant, e.Source, e.ID, s.ID), Tenant: e.Tenant, SubscriptionID: s.ID, SubscriptionVersion: s.Version,
-		EventID: e.ID, EventType: e.Type, Source: e.Source, CallID: e.CallID, AgentID: e.AgentID,
-		EventTime: e.Time, AcceptedAt: e.IngestedAt,
-		ContentType: r.ContentType, Method: s.Request.Method, Query: r.Query, Headers: r.Headers, Body: r.Body,
-		Traceparent: e.Traceparent, Test: e.Test, Lane: s.Lane,
+	if r.query {
+		out.ContentType = ""
+		if out.Query, err = queryOf(dst[from:], x); err != nil {
+			return dst[:from], Rendered{}, err
+		}
+		return dst[:from], out, nil
 	}
-	if ttl := s.TTL.For(e.Type); ttl > 0 {
-		d.ExpiresAt = e.IngestedAt.Add(ttl)
-	}
-	if e.HasSequence {
-		sequence := e.Sequence
-		d.Sequence = &sequence
-	}
-	return d
+	dst = x.merge(dst, from)
+	out.Body = dst[from:len(dst):len(dst)]
+	return dst, out, nil
 }

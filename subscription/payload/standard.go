@@ -6,10 +6,12 @@ import (
 	"github.com/callstream/callstream/schemas/event"
 )
 
+// standardOwn is the one name of the profile that an undeclared member of the root could have. It is read-only.
+var standardOwn = namesOf("timestamp")
+
 // AppendStandard appends the body of the profile standard, the shape that Standard Webhooks recommends: "type",
 // "timestamp", "id", "tenant", "source", "call_id", "agent_id", "sequence", "test" and "data" in this order, then
-// "attributes" and the root members that the catalogue does not declare. What the event lacks is omitted, but for data. An
-// undeclared member named "timestamp" gives way to the event's time.
+// "attributes" and the root members that the catalogue does not declare. What the event lacks is omitted, but for data.
 func AppendStandard(dst []byte, e *event.Event) []byte {
 	dst = append(dst, `{"type":`...)
 	dst = event.AppendString(dst, e.Type)
@@ -32,25 +34,9 @@ func AppendStandard(dst []byte, e *event.Event) []byte {
 	}
 	dst = append(dst, `,"data":`...)
 	dst = e.AppendData(dst)
-	if len(e.Attributes) > 0 {
-		dst = append(dst, `,"attributes":{`...)
-		for i, a := range e.Attributes {
-			if i > 0 {
-				dst = append(dst, ',')
-			}
-			dst = event.AppendString(dst, a.Name)
-			dst = append(dst, ':')
-			dst = event.AppendString(dst, a.Value)
-		}
-		dst = append(dst, '}')
-	}
-	dst = e.AppendUndeclared(dst, "timestamp")
-	return append(dst, '}')
-}
-
-func appendMember(dst []byte, key, value string) []byte {
-	if value == "" {
-		return dst
-	}
-	return event.AppendString(append(dst, key...), value)
+	dst = appendAttributes(dst, `,"attributes":`, e.Attributes)
+	dst = append(dst, ',')
+	dst = appendUndeclared(dst, e, "", standardOwn)
+	dst[len(dst)-1] = '}' // in place of the last comma
+	return dst
 }
