@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/callstream/callstream/pkg/auth"
@@ -42,7 +43,10 @@ func newHandler(s *Service) http.Handler {
 	a := &apiSet{Service: s, api: api}
 	api.UseMiddleware(a.authenticate)
 	a.registerSubscriptions()
+	a.registerTryouts()
+	a.registerAgents()
 	a.registerKeys()
+	a.registerAudit()
 	a.registerEventTypes()
 	document := openAPI(api.OpenAPI(), s.deps.ExtraPaths, s.log)
 	mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, r *http.Request) {
@@ -127,6 +131,10 @@ type operation struct {
 	bodyOptional     bool
 	mediaTypes       []string
 	errors           []int
+	// accepted says that the operation is a change, which is answered 202 when it is stored and not in force in time.
+	accepted bool
+	// request and answer are examples of the two bodies; nil for none.
+	request, answer any
 }
 
 // rawInput is implemented by inputs with a body that the handler parses itself: to report every fault with its place, in
@@ -146,6 +154,9 @@ func register[I, O any](a *apiSet, op operation, handle func(ctx context.Context
 	if len(op.mediaTypes) == 0 {
 		op.mediaTypes = []string{"application/json"}
 	}
+	if op.status == 0 {
+		op.status = http.StatusOK
+	}
 	codes := append([]int{http.StatusUnauthorized, http.StatusForbidden, http.StatusServiceUnavailable}, op.errors...)
 	slices.Sort(codes)
 	declared := huma.Operation{
@@ -153,9 +164,12 @@ func register[I, O any](a *apiSet, op operation, handle func(ctx context.Context
 		Errors: slices.Compact(codes), MaxBodyBytes: subscription.MaxDocument,
 		Security: []map[string][]string{{"key": {}}},
 		Metadata: map[string]any{}, RejectUnknownQueryParameters: true,
+		Responses: map[string]*huma.Response{},
 	}
 	if op.scope != "" {
 		declared.Metadata["scope"] = op.scope
+		// OpenAPI 3.1 has a place for it: the roles that a requirement needs.
+		declared.Security[0]["key"] = []string{op.scope}
 		declared.Description = "Scope: " + op.scope + "."
 	}
 	if op.body != nil {
@@ -183,8 +197,17 @@ func register[I, O any](a *apiSet, op operation, handle func(ctx context.Context
 			delete(declared.RequestBody.Content, name)
 		}
 		for _, mediaType := range op.mediaTypes {
-			declared.RequestBody.Content[mediaType] = &huma.MediaType{Schema: op.body}
+			declared.RequestBody.Content[mediaType] = &huma.MediaType{Schema: op.body, Example: op.request}
 		}
+	}
+	done := declared.Responses[strconv.Itoa(op.status)]
+	for _, content := range done.Content {
+		content.Example = op.answer
+	}
+	if op.accepted {
+		later := *done
+		later.Description = "Stored, and in force as soon as Kafka is back"
+		declared.Responses[strconv.Itoa(http.StatusAccepted)] = &later
 	}
 }
 
@@ -230,22 +253,26 @@ func accepts(mediaTypes []string, contentType string, optional bool) bool {
 	return !given || strings.EqualFold(charset, "utf-8")
 }
 
-// listInput are the parameters of every list.
-type listInput struct {
+// ListInput are the parameters of every list. It is exported for huma, which sets embedded parameters by reflection.
+type ListInput struct {
 	Limit  int    `query:"limit" minimum:"1" maximum:"500" default:"50" doc:"most items in the answer"`
 	Cursor string `query:"cursor" maxLength:"200" doc:"next_cursor of the page before"`
 }
 
-func (in *listInput) before() (string, error) {
+func (in *ListInput) before() (string, error) {
 	if in.Cursor == "" {
 		return "", nil
 	}
 	raw, err := base64.RawURLEncoding.DecodeString(in.Cursor)
 	id, ok := strings.CutPrefix(string(raw), "id:")
 	if err != nil || !ok || strings.ContainsFunc(id, func(r rune) bool { return r < 33 || r > 126 }) {
-		return "", refuse(http.StatusBadRequest, "the cursor is none that a list gave")
+		return "", errCursor()
 	}
 	return id, nil
+}
+
+func errCursor() error {
+	return refuse(http.StatusBadRequest, "the cursor is none that this list gave")
 }
 
 // list is the body of every list.

@@ -93,7 +93,7 @@ func (a *apiSet) createKey(ctx context.Context, store *storage.Store, p auth.Pri
 	return &oneKey{Status: statusOf(http.StatusCreated, a.inForce(ctx, store, storage.KindKey, receipt)), CacheControl: "no-store", Body: out}, nil
 }
 
-func (a *apiSet) listKeys(ctx context.Context, store *storage.Store, p auth.Principal, in *listInput) (*manyKeys, error) {
+func (a *apiSet) listKeys(ctx context.Context, store *storage.Store, p auth.Principal, in *ListInput) (*manyKeys, error) {
 	before, err := in.before()
 	if err != nil {
 		return nil, err
@@ -240,7 +240,7 @@ func parseKey(raw []byte, now time.Time) (NewKey, error) {
 			k.ExpiresAt, err = time.Parse(time.RFC3339, s)
 			bad = err != nil
 		default:
-			fault("/"+strings.NewReplacer("~", "~0", "/", "~1").Replace(name), "there is no such member")
+			fault("/"+escapePointer(name), "there is no such member")
 		}
 		if bad {
 			fault("/"+name, map[string]string{"name": "want a string", "scopes": "want an array", "expires_at": "want a time as RFC 3339 has it"}[name])

@@ -15,7 +15,9 @@ import (
 	"time"
 
 	"github.com/callstream/callstream/pkg/auth"
+	"github.com/callstream/callstream/pkg/webhook"
 	"github.com/callstream/callstream/schemas/event"
+	"github.com/callstream/callstream/services/console/storage"
 	"github.com/callstream/callstream/subscription"
 	"github.com/stretchr/testify/require"
 )
@@ -31,9 +33,9 @@ func TestASubscriptionThroughTheAPI(t *testing.T) {
 	made := h.create(`{"name":"CRM","url":"` + url + `/hook","events":["call.*"]}`)
 	id, secret := made.str("id"), made.str("secret")
 	require.True(t, strings.HasPrefix(id, "sub_"))
-	key, err := subscription.SigningKey(secret)
+	key, err := webhook.ParseKey(secret)
 	require.NoError(t, err)
-	require.Len(t, key, 32)
+	require.Len(t, secret, len(webhook.PrefixSecret)+44, "32 bytes in base64")
 	require.Equal(t, "pending", made.str("state"))
 	require.Equal(t, "default", made.str("tenant"))
 	require.Equal(t, `"1"`, made.header.Get("ETag"))
@@ -45,9 +47,9 @@ func TestASubscriptionThroughTheAPI(t *testing.T) {
 	require.Len(t, feed, 1)
 	sub, err := subscription.FromRecord(&feed[0])
 	require.NoError(t, err)
-	opened, err := sub.Open(h.box)
+	opened, err := sub.Open(h.box, time.Now())
 	require.NoError(t, err)
-	require.Equal(t, [][]byte{key}, opened.Signing)
+	require.Equal(t, []webhook.Key{key}, opened.Signing)
 
 	path := "/v1/subscriptions/" + id
 	got := h.do("GET", path, "").is(200)
@@ -60,7 +62,7 @@ func TestASubscriptionThroughTheAPI(t *testing.T) {
 	require.Equal(t, "paused", h.do("POST", path+"/pause", "").is(200).str("state"))
 	require.Equal(t, "paused", h.do("POST", path+"/pause", "{}").is(200).str("state"), "it is what was asked for")
 	require.Equal(t, "active", h.do("POST", path+"/activate", `{"replay_missed":false}`).is(200).str("state"))
-	require.Equal(t, "#/replay_missed", h.do("POST", path+"/activate", `{"replay_missed":true}`).problem(422).Errors[0].Pointer)
+	require.Equal(t, "#/replay_missed", h.do("POST", path+"/activate", `{"replay_missed":"yes"}`).problem(422).Errors[0].Pointer)
 
 	patched := h.do("PATCH", path, `{"name":"new","agents":["a-1"]}`, "Content-Type", "application/merge-patch+json", "If-Match", h.do("GET", path, "").header.Get("ETag")).is(200)
 	require.Equal(t, "new", patched.str("name"))
@@ -144,7 +146,7 @@ func TestBadInput(t *testing.T) {
 		h.do("PATCH", path, body, "Content-Type", "application/json").problem(http.StatusBadRequest)
 		h.do("POST", "/v1/keys", body, "Content-Type", "application/json").problem(http.StatusBadRequest)
 	}
-	p := h.do("POST", "/v1/subscriptions", `{"url":"ftp://x","events":["nope"],"filter":"event.data.x ==","agents":[1],"surprise":true,"batch":{"max_events":2,"max_wait":"1s"}}`).problem(422)
+	p := h.do("POST", "/v1/subscriptions", `{"url":"ftp://x","events":["nope"],"filter":"event.data.x ==","agents":[1],"surprise":true,"batch":{"max_events":0,"max_wait":"1s"}}`).problem(422)
 	places := []string{}
 	for _, f := range p.Errors {
 		places = append(places, f.Pointer)
@@ -153,7 +155,7 @@ func TestBadInput(t *testing.T) {
 		}
 	}
 	slices.Sort(places)
-	require.Equal(t, []string{"#/agents/0", "#/batch", "#/events/0", "#/filter", "#/surprise", "#/url"}, places)
+	require.Equal(t, []string{"#/agents/0", "#/batch/max_events", "#/events/0", "#/filter", "#/surprise", "#/url"}, places)
 	for _, body := range []string{`[]`, `"x"`, `null`, `5`} {
 		h.do("POST", "/v1/subscriptions", body).problem(422)
 		h.do("PATCH", path, body).problem(422)
@@ -303,7 +305,8 @@ func TestVerification(t *testing.T) {
 	// A new origin serves only after it has passed.
 	other := endpoint(t, obliging)
 	path := "/v1/subscriptions/" + made.str("id")
-	patched := h.do("PATCH", path, `{"url":"`+other+`"}`).is(200)
+	require.Equal(t, "#/auth/token", h.do("PATCH", path, `{"url":"`+other+`"}`).problem(422).Errors[0].Pointer, "a stored secret goes to no other origin")
+	patched := h.do("PATCH", path, `{"url":"`+other+`","auth":{"token":"t0ken"}}`).is(200)
 	require.Equal(t, url+"/hook?x=1", patched.str("url"))
 	require.Equal(t, other, patched.str("pending_url"))
 	require.Equal(t, other, h.do("POST", verify, "").is(200).str("url"))
@@ -332,10 +335,11 @@ func TestVerificationsForAdminsOnly(t *testing.T) {
 		require.Equal(t, "paused", h.do("POST", "/v1/subscriptions/"+id+"/verify", "").is(200).str("state"), "it waits for /activate")
 		store, err := h.svc.database()
 		require.NoError(t, err)
-		lines, err := store.Audit(t.Context(), "acme", id)
+		lines, err := store.Audit(t.Context(), "acme", storage.AuditQuery{ID: id, Limit: 1})
 		require.NoError(t, err)
-		require.Equal(t, "verified by "+method, lines[len(lines)-1].Action)
-		require.Equal(t, admin.ID, lines[len(lines)-1].Actor)
+		require.Equal(t, actionVerified, lines[0].Action)
+		require.Contains(t, string(lines[0].Detail), `"method":"`+method+`"`)
+		require.Equal(t, admin.ID, lines[0].Actor)
 		require.Equal(t, "active", h.do("POST", "/v1/subscriptions/"+id+"/activate", "").is(200).str("state"))
 	}
 	require.Len(t, samples, 1, "manual sends nothing")
@@ -375,7 +379,7 @@ func TestSecretsStayInside(t *testing.T) {
 	var shown strings.Builder
 	note := func(a answer) { shown.Write(a.body); fmt.Fprint(&shown, a.header) }
 	made := h.create(`{"url":"` + url + `","events":["*"],"auth":{"type":"bearer","token":"` + planted + `"}}`)
-	signing := strings.TrimPrefix(made.str("secret"), subscription.SigningPrefix)
+	signing := strings.TrimPrefix(made.str("secret"), webhook.PrefixSecret)
 	require.NotContains(t, string(made.body), planted)
 	path := "/v1/subscriptions/" + made.str("id")
 	note(h.do("GET", path, ""))
@@ -389,7 +393,7 @@ func TestSecretsStayInside(t *testing.T) {
 	note(h.do("POST", "/v1/subscriptions", `{"url":"https://x.example","events":["*"],"signing":{"secret":"whsec_`+planted+`"}}`).is(422))
 	store, err := h.svc.database()
 	require.NoError(t, err)
-	lines, err := store.Audit(t.Context(), "default", made.str("id"))
+	lines, err := store.Audit(t.Context(), "default", storage.AuditQuery{Limit: 100})
 	require.NoError(t, err)
 	for _, l := range lines {
 		shown.Write(l.Detail)

@@ -1,6 +1,7 @@
 package console
 
 import (
+	"strings"
 	"time"
 
 	"github.com/callstream/callstream/pkg/auth"
@@ -28,6 +29,10 @@ type Config struct {
 	InForceTimeout time.Duration `config:"IN_FORCE_TIMEOUT" default:"5s" min:"0s" max:"25s" doc:"how long a change waits until it is in force; after that it is answered 202 and takes effect when Kafka is back"`
 	// VerifyTimeout bounds the request of a verification handshake.
 	VerifyTimeout time.Duration `config:"VERIFY_TIMEOUT" default:"10s" min:"100ms" max:"25s" doc:"how long an endpoint may take to answer a verification"`
+	// WebhookOrigin is what an endpoint that is verified by options has to allow.
+	WebhookOrigin string `config:"WEBHOOK_ORIGIN" default:"callstream" doc:"name that the CloudEvents handshake (verification by options) asks permission for, in WebHook-Request-Origin"`
+	// DefaultSource completes the events of tests and previews as the producer completes those it accepts.
+	DefaultSource string `config:"DEFAULT_SOURCE" default:"api" doc:"source of events that name none"`
 }
 
 // Validate reports what the tags can't say.
@@ -36,6 +41,9 @@ func (c *Config) Validate() []string {
 	if c.Auth == authOff && !auth.LoopbackAddr(c.HTTPAddr) {
 		problems = append(problems, "CALLSTREAM_AUTH: off is refused while CALLSTREAM_HTTP_ADDR is "+c.HTTPAddr+
 			", which other machines may reach: use keys, or an address on loopback such as 127.0.0.1")
+	}
+	if c.WebhookOrigin == "" || strings.ContainsFunc(c.WebhookOrigin, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		problems = append(problems, "CALLSTREAM_WEBHOOK_ORIGIN: want a name of printable ASCII characters without spaces, such as a DNS name")
 	}
 	if !storage.ValidURL(c.DatabaseURL) {
 		problems = append(problems, "CALLSTREAM_DATABASE_URL: it must start with postgres:// or sqlite:")

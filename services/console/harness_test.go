@@ -140,6 +140,7 @@ func start(t *testing.T, change ...func(*Config, *Deps)) *harness {
 	require.NoError(t, err)
 	h := &harness{t: t, feeds: newMemoryLog(), codec: event.NewCodec(&memoryRegistry{}), box: box, logs: &syncBuffer{}}
 	h.cfg = Config{DataDir: t.TempDir(), Auth: authOff, HTTPAddr: "127.0.0.1:0", InForceTimeout: 5 * time.Second, VerifyTimeout: 2 * time.Second,
+		WebhookOrigin: "callstream", DefaultSource: "api",
 		Egress: egress.Config{AllowPrivate: true, AllowHTTP: true}}
 	if base := os.Getenv(pgtest.EnvURL); base != "" {
 		h.cfg.DatabaseURL = storagetest.NewDatabase(t, base)

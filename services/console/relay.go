@@ -26,7 +26,9 @@ const (
 	// less learn of it by its version, the others start from nothing anyway.
 	forgetAfter = 7 * 24 * time.Hour
 	// purgeAfter is how long published outbox entries are kept for those who wait for them.
-	purgeAfter    = time.Hour
+	purgeAfter = time.Hour
+	// replayedKept is longer than any topic keeps the events that could be asked for once more.
+	replayedKept  = 60 * 24 * time.Hour
 	housekeeping  = time.Hour
 	relayBatch    = 100
 	reconcileStep = 500
@@ -195,7 +197,10 @@ func (r *relay) publish(ctx context.Context, e storage.Entry) (int64, error) {
 
 // record is what the feed carries of an entry, in the present epoch.
 func (r *relay) record(e storage.Entry) (event.Record, error) {
-	if e.Kind == storage.KindKey {
+	switch e.Kind {
+	case storage.KindReplay:
+		return e.Replay()
+	case storage.KindKey:
 		k, err := e.Key()
 		if err != nil {
 			return nil, err
@@ -216,7 +221,7 @@ func (r *relay) record(e storage.Entry) (event.Record, error) {
 		Spec: string(e.Spec), Secrets: secrets}, nil
 }
 
-// housekeep writes the tombstones of what was deleted long ago and drops old outbox entries.
+// housekeep writes the tombstones of what was deleted long ago, forgets signing keys that ended, and drops what is old.
 func (r *relay) housekeep(ctx context.Context, store *storage.Store, now time.Time) error {
 	for _, kind := range []storage.Kind{storage.KindSubscription, storage.KindKey} {
 		gone, err := store.Forgettable(ctx, kind, now.Add(-forgetAfter), relayBatch)
@@ -232,12 +237,28 @@ func (r *relay) housekeep(ctx context.Context, store *storage.Store, now time.Ti
 			}
 		}
 	}
+	expired, err := store.ExpiredKeys(ctx, now, relayBatch)
+	if err != nil {
+		return err
+	}
+	for _, e := range expired {
+		_, _, err := store.UpdateSubscription(ctx, e.Tenant, e.ID, 0, storage.Change{Actor: "system", Action: actionExpired}, expireKey(now))
+		if err != nil && !errors.Is(err, storage.ErrNotFound) {
+			return err
+		}
+	}
+	if err := store.ForgetReplayed(ctx, now.Add(-replayedKept)); err != nil {
+		return err
+	}
 	return store.Purge(ctx, now.Add(-purgeAfter))
 }
 
 func feedTopic(kind storage.Kind) string {
-	if kind == storage.KindKey {
+	switch kind {
+	case storage.KindKey:
 		return topic.Keys
+	case storage.KindReplay:
+		return topic.Replays
 	}
 	return topic.Subscriptions
 }

@@ -174,7 +174,7 @@ func TestANewDatabaseTakesOverTheFeed(t *testing.T) {
 	require.NoError(t, err)
 	sub, err := store.Subscription(t.Context(), "default", id)
 	require.NoError(t, err)
-	_, err = sub.Open(h.box)
+	_, err = sub.Open(h.box, time.Now())
 	require.NoError(t, err)
 }
 

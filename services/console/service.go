@@ -16,6 +16,7 @@ import (
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/services/console/storage"
 	"github.com/callstream/callstream/subscription"
+	"github.com/callstream/callstream/subscription/outbound"
 	"go.uber.org/zap"
 )
 
@@ -26,8 +27,6 @@ type Deps struct {
 	Codec *event.Codec
 	// Box seals subscriptions' secrets.
 	Box *secret.Box
-	// Egress sends verification requests; nil means a guarded client of the console's own.
-	Egress http.RoundTripper
 	// InForce waits until everything below an offset of the subscriptions' feed is applied where it matters, in
 	// processes that can tell: nil means that a change is in force when it is on the feed.
 	InForce func(ctx context.Context, offset int64) error
@@ -53,7 +52,7 @@ type Service struct {
 	log     *zap.Logger
 	rules   subscription.Rules
 	guard   auth.Guard
-	egress  http.RoundTripper
+	sender  *outbound.Sender
 	metrics *metrics
 	handler http.Handler
 	relay   *relay
@@ -81,16 +80,14 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	}
 	s := &Service{
 		cfg: cfg, deps: deps, log: deps.Log.Named("console"), rules: subscription.Rules{AllowHTTP: cfg.Egress.AllowHTTP},
-		egress: deps.Egress, opened: make(chan struct{}), dbErr: errors.New("the database is not open yet"),
+		opened: make(chan struct{}), dbErr: errors.New("the database is not open yet"),
 	}
-	if s.egress == nil {
-		client, err := egress.NewClient(egress.Options{Config: cfg.Egress})
-		if err != nil {
-			return nil, fmt.Errorf("console: %w", err)
-		}
-		s.egress = client
-		s.closers = append(s.closers, client.Close)
+	sender, err := outbound.New(outbound.Options{Egress: egress.Options{Config: cfg.Egress}, Version: deps.Version, Now: deps.Now})
+	if err != nil {
+		return nil, fmt.Errorf("console: %w", err)
 	}
+	s.sender = sender
+	s.closers = append(s.closers, sender.Close)
 	m, err := newMetrics(deps.Meter)
 	if err != nil {
 		return nil, fmt.Errorf("console: %w", err)

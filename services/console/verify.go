@@ -2,7 +2,6 @@ package console
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
@@ -10,28 +9,26 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
+	"slices"
 	"strconv"
-	"time"
+	"sync"
 
 	"github.com/callstream/callstream/pkg/auth"
 	"github.com/callstream/callstream/pkg/egress"
 	"github.com/callstream/callstream/pkg/problem"
-	"github.com/callstream/callstream/pkg/webhook"
-	"github.com/callstream/callstream/schemas/catalog"
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/services/console/storage"
 	"github.com/callstream/callstream/subscription"
-	"github.com/callstream/callstream/subscription/payload"
+	"github.com/callstream/callstream/subscription/outbound"
 	"github.com/oklog/ulid/v2"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	"go.uber.org/zap"
 )
 
-// maxVerifyAnswer is how much of an endpoint's answer is read. A challenge takes far less.
-const maxVerifyAnswer = 16 << 10
+// maxHandshakes is how many endpoints of one subscription are asked at the same time.
+const maxHandshakes = 8
 
 // handshakeError says why an endpoint did not pass. Its text goes to the caller, so it never holds what the endpoint
 // answered: the request goes wherever the caller said, and must not become a way to read from there.
@@ -61,63 +58,117 @@ func (a *apiSet) verify(ctx context.Context, store *storage.Store, p auth.Princi
 	if sub.Verification.ByAdminOnly() && !p.Has(auth.ScopeAdmin) {
 		return nil, refuse(http.StatusForbidden, "only an admin may verify by "+string(sub.Verification))
 	}
-	url := sub.VerifyURL()
-	if err := a.handshake(ctx, sub, url); err != nil {
-		return nil, a.failedHandshake(ctx, sub, err)
+	urls := asked(sub)
+	if err := a.handshakes(ctx, sub, urls); err != nil {
+		return nil, err
 	}
-	a.countVerification(ctx, sub, "passed")
-	action := actionVerified + " by " + string(sub.Verification)
-	return a.change(ctx, store, p, in.ID, "", action, func(now *subscription.Subscription) (*subscription.Subscription, error) {
-		before := now.Clone()
-		if now.Verification != sub.Verification || !now.Verified(url) {
-			return nil, refuse(http.StatusConflict, "the subscription was changed while its endpoint was asked: verify it again")
-		}
-		if now.State == before.State && now.URL == before.URL && now.PendingURL == before.PendingURL {
-			return nil, nil // it had passed before
-		}
-		return now, nil
-	})
+	changed := errors.New("changed")
+	out, err := a.change(ctx, store, p, in.ID, "", action{name: actionVerified, detail: map[string]any{"method": sub.Verification}},
+		func(now *subscription.Subscription) (*subscription.Subscription, error) {
+			before := now.Clone()
+			if now.Verification != sub.Verification || !slices.Equal(asked(now), urls) || !now.Verified(urls) {
+				return nil, changed
+			}
+			if now.State == before.State && len(before.Unverified()) == 0 {
+				return nil, nil // it had passed before
+			}
+			return now, nil
+		})
+	if errors.Is(err, changed) {
+		return nil, refuse(http.StatusConflict, "the subscription was changed while its endpoint was asked: verify it again")
+	}
+	return out, err
 }
 
-func (a *apiSet) countVerification(ctx context.Context, sub *subscription.Subscription, outcome string) {
-	a.metrics.verifications.Add(ctx, 1, metric.WithAttributes(attribute.String("method", string(sub.Verification)), attribute.String("outcome", outcome)))
+// asked are the URLs whose endpoints are asked: those that have not passed, or, where all have, the one in service.
+func asked(sub *subscription.Subscription) []string {
+	if urls := sub.Unverified(); len(urls) > 0 {
+		return urls
+	}
+	return []string{sub.URL}
 }
 
-func (a *apiSet) failedHandshake(ctx context.Context, sub *subscription.Subscription, err error) error {
-	var failed *handshakeError
-	if !errors.As(err, &failed) {
-		return err
+// handshakes asks the endpoints at urls whether they want the events. The error names all that did not pass.
+func (s *Service) handshakes(ctx context.Context, sub *subscription.Subscription, urls []string) error {
+	errs := make([]error, len(urls))
+	slots := make(chan struct{}, maxHandshakes)
+	var group sync.WaitGroup
+	for i, url := range urls {
+		group.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			errs[i] = s.handshake(ctx, sub, url)
+		})
 	}
-	a.countVerification(ctx, sub, "failed")
-	a.log.Info("an endpoint did not pass verification", zap.String("tenant", sub.Tenant), zap.String("subscription", sub.ID),
-		zap.String("method", string(sub.Verification)), zap.String("class", string(failed.class)), zap.Int("status", failed.status), zap.String("detail", failed.detail))
-	member := "#/url"
-	if sub.PendingURL != "" {
-		member = "#/pending_url"
+	group.Wait()
+	var faults []problem.Fault
+	status := 0
+	for i, err := range errs {
+		outcome := "passed"
+		var failed *handshakeError
+		switch {
+		case errors.As(err, &failed):
+			outcome = "failed"
+			s.log.Info("an endpoint did not pass verification", zap.String("tenant", sub.Tenant), zap.String("subscription", sub.ID),
+				zap.String("method", string(sub.Verification)), zap.String("class", string(failed.class)), zap.Int("status", failed.status), zap.String("detail", failed.detail))
+			faults = append(faults, faultAt(memberOf(sub, urls[i]), failed.detail))
+			status = max(status, failed.status)
+		case err != nil:
+			return err
+		}
+		s.metrics.verifications.Add(ctx, 1, metric.WithAttributes(attribute.String("method", string(sub.Verification)), attribute.String("outcome", outcome)))
 	}
-	prob := problem.New(http.StatusUnprocessableEntity, "the endpoint did not pass verification", problem.Fault{Pointer: member, Detail: failed.detail})
-	if failed.status != 0 {
-		prob = prob.With("http_status", failed.status)
+	if len(faults) == 0 {
+		return nil
+	}
+	prob := problem.New(http.StatusUnprocessableEntity, "the endpoint did not pass verification", faults...)
+	if status != 0 {
+		prob = prob.With("http_status", status)
 	}
 	return apiError{prob}
 }
 
-// handshake asks the endpoint whether it wants the events. A *handshakeError means that it did not pass.
+// memberOf is the place of the member of a subscription that named a URL.
+func memberOf(sub *subscription.Subscription, url string) string {
+	switch url {
+	case sub.PendingURL:
+		return "/pending_url"
+	case sub.PendingFallbackURL:
+		return "/pending_fallback_url"
+	case sub.URL:
+		return "/url"
+	case sub.FallbackURL:
+		return "/fallback_url"
+	}
+	for _, routes := range []struct {
+		at string
+		of map[string]string
+	}{{"/pending_routes", sub.PendingRoutes}, {"/request/routes", sub.Request.Routes}} {
+		for pattern, route := range routes.of {
+			if route == url {
+				return routes.at + "/" + escapePointer(pattern)
+			}
+		}
+	}
+	return "/url"
+}
+
+// handshake asks one endpoint whether it wants the events. A *handshakeError means that it did not pass.
 func (s *Service) handshake(ctx context.Context, sub *subscription.Subscription, url string) error {
 	switch sub.Verification {
 	case subscription.VerifyManual:
 		return nil // an admin's word
 	case subscription.VerifyAck:
-		body, contentType, err := sampleFor(sub)
+		d, err := s.sampleFor(sub, url)
 		if err != nil {
 			return err
 		}
-		_, err = s.ask(ctx, sub, url, body, contentType)
+		_, err = s.ask(ctx, sub, url, &d)
 		return err
-	case subscription.VerifyChallenge:
-		return s.challenge(ctx, sub, url)
+	case subscription.VerifyOptions:
+		return s.options(ctx, sub, url)
 	}
-	return refuse(http.StatusUnprocessableEntity, "the verification "+string(sub.Verification)+" isn't supported yet")
+	return s.challenge(ctx, sub, url)
 }
 
 func (s *Service) challenge(ctx context.Context, sub *subscription.Subscription, url string) error {
@@ -130,12 +181,12 @@ func (s *Service) challenge(ctx context.Context, sub *subscription.Subscription,
 	if err != nil {
 		return fmt.Errorf("make a challenge: %w", err)
 	}
-	answer, err := s.ask(ctx, sub, url, body, "application/json")
+	answer, err := s.ask(ctx, sub, url, &event.Delivery{ID: handshakeID(), Method: http.MethodPost, ContentType: "application/json", Body: body})
 	if err != nil {
 		return err
 	}
-	if !echoes(answer, challenge) {
-		return &handshakeError{detail: `the endpoint answered, but not with the challenge: want 2xx with JSON whose member "challenge" equals the one sent, or exactly it as text`, status: http.StatusOK}
+	if !echoes(answer.Body, challenge) {
+		return &handshakeError{detail: `the endpoint answered, but not with the challenge: want 2xx with JSON whose member "challenge" equals the one sent, or exactly it as text`, status: answer.Status}
 	}
 	return nil
 }
@@ -152,47 +203,59 @@ func echoes(answer []byte, challenge string) bool {
 	return json.Unmarshal(answer, &object) == nil && same(object.Challenge)
 }
 
-// ask sends a signed request and returns the answer's body if its status is 2xx.
-func (s *Service) ask(ctx context.Context, sub *subscription.Subscription, url string, body []byte, contentType string) ([]byte, error) {
-	credentials, err := sub.Open(s.deps.Box)
+// options is the handshake of the CloudEvents webhook specification, section 4: the endpoint names who may send to it.
+func (s *Service) options(ctx context.Context, sub *subscription.Subscription, url string) error {
+	headers := map[string]string{"WebHook-Request-Origin": s.cfg.WebhookOrigin}
+	if sub.RateLimit != nil {
+		headers["WebHook-Request-Rate"] = strconv.Itoa(sub.RateLimit.PerSecond * 60) // it counts a minute's requests
+	}
+	answer, err := s.ask(ctx, sub, url, &event.Delivery{ID: handshakeID(), Method: http.MethodOptions, Headers: headers})
+	if err != nil {
+		return err
+	}
+	if allowed := answer.Header.Get("WebHook-Allowed-Origin"); allowed != "*" && allowed != s.cfg.WebhookOrigin {
+		return &handshakeError{detail: fmt.Sprintf("the endpoint answered, but its header WebHook-Allowed-Origin is neither %q nor \"*\"", s.cfg.WebhookOrigin), status: answer.Status}
+	}
+	return nil
+}
+
+func handshakeID() string { return "ver_" + ulid.Make().String() }
+
+// ask sends a request as deliveries are sent, and returns the answer if its status is 2xx.
+func (s *Service) ask(ctx context.Context, sub *subscription.Subscription, url string, d *event.Delivery) (outbound.Answer, error) {
+	target, err := s.targetAt(sub, url)
+	if err != nil {
+		return outbound.Answer{}, err
+	}
+	defer target.Close()
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.VerifyTimeout)
+	defer cancel()
+	answer := target.Send(ctx, d, outbound.Attempt{})
+	switch {
+	case answer.Err != nil:
+		return answer, unanswered(answer.Err)
+	case answer.Status < 200 || answer.Status > 299:
+		detail := "the endpoint answered " + strconv.Itoa(answer.Status) + "; want 2xx"
+		if answer.Status >= 300 && answer.Status < 400 {
+			detail += ", and redirects are not followed"
+		}
+		return answer, &handshakeError{detail: detail, status: answer.Status}
+	}
+	return answer, nil
+}
+
+// targetAt is where a subscription's requests to a URL go. A fallback gets no credentials of the primary: they are not
+// its business.
+func (s *Service) targetAt(sub *subscription.Subscription, url string) (*outbound.Target, error) {
+	if url == sub.FallbackURL || url == sub.PendingFallbackURL {
+		sub = sub.Clone()
+		sub.Auth = subscription.Auth{Type: subscription.AuthNone}
+	}
+	target, err := s.sender.Target(sub, s.deps.Box)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.VerifyTimeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
-	if err != nil {
-		return nil, &handshakeError{detail: "the URL can't be asked", class: egress.ClassInvalid}
-	}
-	for name, value := range sub.Request.Headers {
-		req.Header.Set(name, value)
-	}
-	credentials.Authorize(req.Header)
-	id, timestamp := "ver_"+ulid.Make().String(), strconv.FormatInt(s.deps.Now().Unix(), 10)
-	req.Header.Set("Content-Type", contentType)
-	req.Header.Set("User-Agent", "callstream/"+cmp.Or(s.deps.Version, "dev"))
-	req.Header.Set("Webhook-Id", id)
-	req.Header.Set("Webhook-Timestamp", timestamp)
-	if signature := webhook.NewSigner(credentials.Signing).Sign(id, timestamp, body); signature != "" {
-		req.Header.Set("Webhook-Signature", signature)
-	}
-	resp, err := s.egress.RoundTrip(req)
-	if err != nil {
-		return nil, unanswered(err)
-	}
-	defer resp.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxVerifyAnswer))
-	if err != nil {
-		return nil, unanswered(err)
-	}
-	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		detail := "the endpoint answered " + strconv.Itoa(resp.StatusCode) + "; want 2xx"
-		if resp.StatusCode >= 300 && resp.StatusCode < 400 {
-			detail += ", and redirects are not followed"
-		}
-		return nil, &handshakeError{detail: detail, status: resp.StatusCode}
-	}
-	return answer, nil
+	return target.At(url)
 }
 
 func unanswered(err error) error {
@@ -210,34 +273,4 @@ func unanswered(err error) error {
 		detail = "the request failed (" + string(class) + ")"
 	}
 	return &handshakeError{detail: detail, class: class}
-}
-
-// sampleFor renders the catalogue's sample of the first event type that the subscription asks for, marked as a test.
-func sampleFor(sub *subscription.Subscription) (body []byte, contentType string, err error) {
-	for _, t := range catalog.Types() {
-		if !sub.MatchesType(t.Name) {
-			continue
-		}
-		e, err := event.Parse(t.Sample)
-		if err != nil {
-			return nil, "", fmt.Errorf("read the catalogue's sample of %s: %w", t.Name, err)
-		}
-		e.Tenant, e.Test, e.HasTest = sub.Tenant, true, true
-		if e.ID == "" {
-			e.ID = "evt_" + ulid.Make().String()
-		}
-		if e.Time.IsZero() {
-			e.Time = time.Now().UTC()
-		}
-		renderer, err := payload.Compile(sub.Payload, sub.Request.Method)
-		if err != nil {
-			return nil, "", fmt.Errorf("render the sample of %s: %w", t.Name, err)
-		}
-		rendered, err := renderer.Render(e)
-		if err != nil {
-			return nil, "", fmt.Errorf("render the sample of %s: %w", t.Name, err)
-		}
-		return rendered.Body, rendered.ContentType, nil
-	}
-	return nil, "", refuse(http.StatusUnprocessableEntity, "no event type of the catalogue matches the subscription's events")
 }
