@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -36,6 +37,7 @@ type Request struct {
 	Repeat  int    // how many requests with the same webhook-id arrived before
 	Fault   error  // why the signature is wrong; nil where it is right or no secret is set
 	Client  string // common name of the client certificate, where one was shown
+	Remote  string // address and port that it came from: one connection's
 }
 
 // Answer is what the receiver does with a request. The zero Answer is an empty 200.
@@ -111,6 +113,7 @@ func New(o Options) *Receiver {
 	}
 	r.server = httptest.NewUnstartedServer(r)
 	r.server.EnableHTTP2 = true
+	r.server.Config.ErrorLog = log.New(io.Discard, "", 0) // handshakes that fail are often the point of a test
 	if o.Clients != nil {
 		r.server.TLS = &tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: o.Clients}
 	}
@@ -226,7 +229,7 @@ func (r *Receiver) allow(w http.ResponseWriter, origin string) {
 func (r *Receiver) record(req *http.Request, body []byte) Answer {
 	one := &Request{
 		At: time.Now(), Method: req.Method, Path: req.URL.Path, Query: req.URL.Query(), Raw: req.URL.RawQuery,
-		Header: req.Header.Clone(), Body: body, ID: req.Header.Get("webhook-id"),
+		Header: req.Header.Clone(), Body: body, ID: req.Header.Get("webhook-id"), Remote: req.RemoteAddr,
 	}
 	if req.TLS != nil && len(req.TLS.PeerCertificates) > 0 {
 		one.Client = req.TLS.PeerCertificates[0].Subject.CommonName
