@@ -12,7 +12,6 @@ import (
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/schemas/topic"
 	"github.com/callstream/callstream/subscription"
-	"github.com/callstream/callstream/subscription/payload"
 )
 
 // The outcomes of a decision.
@@ -22,11 +21,8 @@ const (
 	outcomeDead    = "dead"
 )
 
-// The reasons for skipping, besides the subscription's state and those of the CEL filter.
-const (
-	skipDuplicate = "duplicate" // the event was seen within ten minutes
-	skipAgent     = "agent"     // the subscription names other agents
-)
+// skipDuplicate is the reason for skipping an event that was seen within ten minutes. All others are the subscription's own.
+const skipDuplicate = "duplicate"
 
 const (
 	// maxBody is the largest rendering that is sent (CONTRACT section 7).
@@ -40,9 +36,13 @@ const (
 
 // verdicts are all the ways that a decision can end.
 func verdicts() []verdict {
-	all := []verdict{{outcomeQueued, ""}, {outcomeDead, deadTooLarge}, {outcomeDead, deadRender}}
+	all := []verdict{{outcomeQueued, ""}}
+	for _, reason := range deadDeliveries() {
+		all = append(all, verdict{outcomeDead, reason})
+	}
 	for _, reason := range []string{
-		skipDuplicate, skipAgent, string(subscription.StatePending), string(subscription.StatePaused), string(subscription.StateDisabled),
+		skipDuplicate, subscription.ReasonDeleted, subscription.ReasonUnreadable, subscription.ReasonPending, subscription.ReasonPaused,
+		subscription.ReasonDisabled, subscription.ReasonType, subscription.ReasonAgent, subscription.ReasonExpired,
 		subscription.ReasonFiltered, subscription.ReasonMissingField, subscription.ReasonFilterError,
 	} {
 		all = append(all, verdict{outcomeSkipped, reason})
@@ -51,7 +51,8 @@ func verdicts() []verdict {
 }
 
 // decider makes of an event record what follows from it: deliveries, decisions, dead letters. It decides by the log and
-// the Book alone, so that a record that is read again makes the same deliveries, byte for byte.
+// the Book alone, so that a record that is read again makes the same deliveries, byte for byte; only a time to live asks
+// the clock.
 type decider struct {
 	log     *zap.Logger
 	codec   codec
@@ -79,17 +80,16 @@ type emission struct {
 	traceparent string
 }
 
-// rendering is a body that several subscriptions may share.
-type rendering struct {
-	key  string
-	body payload.Rendered
-	err  error
-}
-
 // decide appends to out all records that follow from r. An error means that nothing was decided and r has to be handled
-// again: the context ended, or the registry can't be asked.
-func (d *decider) decide(ctx context.Context, r *kgo.Record, memory *repeats, out *emission) (identity, error) {
-	id, err := identify(ctx, d.codec, r)
+// again: the context ended, or the registry can't be asked. A fault of ours makes a dead letter of the record, beside what
+// was made of it before.
+func (d *decider) decide(ctx context.Context, r *kgo.Record, memory *repeats, out *emission) (id identity, err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			err = d.bury(ctx, r, id, &unusable{reason: deadInternal, detail: d.panicked(cause, r)}, out)
+		}
+	}()
+	id, err = identify(ctx, d.codec, r)
 	if err != nil {
 		return id, d.bury(ctx, r, id, err, out)
 	}
@@ -97,18 +97,14 @@ func (d *decider) decide(ctx context.Context, r *kgo.Record, memory *repeats, ou
 		memory.notice(id, r)
 		return id, nil
 	}
-	e, err := d.codec.DecodeEvent(ctx, r.Topic, r.Value)
+	e, err := d.read(ctx, r, id)
 	if err != nil {
-		return id, d.bury(ctx, r, id, classify("decode the event", err), out)
-	}
-	complete(e, id, r)
-	if faults := e.Check(); len(faults) > 0 {
-		return id, d.bury(ctx, r, id, &unusable{reason: deadInvalid, detail: faults.Error()}, out)
+		return id, d.bury(ctx, r, id, err, out)
 	}
 	// Only now: whoever sends a mended event after a bad one under the same id repeats nothing.
 	first, repeat := memory.notice(id, r)
 
-	job := job{decider: d, record: r, event: e, out: out}
+	job := job{decider: d, record: r, event: e, out: out, at: d.now()}
 	if repeat {
 		job.duplicateOf = fmt.Sprintf("the same event is at offset %d of the partition", first)
 	}
@@ -118,9 +114,31 @@ func (d *decider) decide(ctx context.Context, r *kgo.Record, memory *repeats, ou
 		}
 	}
 	for _, c := range d.book.OtherAgents(e.Tenant, e.Type, e.AgentID, maxOtherAgents) {
-		job.note(c, verdict{outcomeSkipped, skipAgent}, "the subscription is for other agents", "")
+		job.note(c, verdict{outcomeSkipped, subscription.ReasonAgent}, "the subscription is for other agents", "")
 	}
 	return id, job.decisions(ctx)
+}
+
+// read decodes the event of a record that was identified.
+func (d *decider) read(ctx context.Context, r *kgo.Record, id identity) (*event.Event, error) {
+	e, err := d.codec.DecodeEvent(ctx, r.Topic, r.Value)
+	if err != nil {
+		return nil, classify("decode the event", err)
+	}
+	complete(e, id, r)
+	if faults := e.Check(); len(faults) > 0 {
+		return nil, &unusable{reason: deadInvalid, detail: faults.Error()}
+	}
+	return e, nil
+}
+
+// panicked logs a panic while a record was handled, with the stack, and says for people what happened. It is called by the
+// deferred function that recovered.
+func (d *decider) panicked(cause any, r *kgo.Record, about ...zap.Field) string {
+	text := clip(fmt.Sprint(cause))
+	d.log.Error("a fault of ours while an event was handled: it is a dead letter", append(about, zap.String("panic", text),
+		zap.String("topic", r.Topic), zap.Int32("partition", r.Partition), zap.Int64("offset", r.Offset), zap.Stack("stack"))...)
+	return "callstream failed on this event: " + text
 }
 
 // bury writes the dead letter of a record that no subscription can be asked about. Any other error is handed back.
@@ -151,163 +169,6 @@ func (d *decider) bury(ctx context.Context, r *kgo.Record, id identity, cause er
 	d.log.Warn("event record is dead", zap.String("reason", unusable.reason), zap.String("detail", unusable.detail),
 		zap.String("topic", r.Topic), zap.Int32("partition", r.Partition), zap.Int64("offset", r.Offset), zap.Error(unusable.err))
 	return d.emitLetter(ctx, letter, r.Key, out)
-}
-
-// job is the work on one event that somebody may want.
-type job struct {
-	*decider
-	record      *kgo.Record
-	event       *event.Event
-	out         *emission
-	duplicateOf string // says of which record the event is a repeat; empty when it is none
-
-	renderings []rendering
-	entries    []event.DecisionEntry
-	room       [4]rendering // first backing of renderings
-}
-
-// consider decides about one candidate and writes what follows.
-func (j *job) consider(ctx context.Context, c *subscription.Compiled) error {
-	s := c.Subscription
-	switch {
-	case j.duplicateOf != "":
-		j.note(c, verdict{outcomeSkipped, skipDuplicate}, j.duplicateOf, "")
-		return nil
-	case s.State != subscription.StateActive:
-		j.note(c, verdict{outcomeSkipped, string(s.State)}, s.StateReason, "")
-		return nil
-	}
-	filter, err := c.Filter()
-	if err != nil {
-		j.note(c, verdict{outcomeSkipped, subscription.ReasonFilterError}, err.Error(), "")
-		return nil
-	}
-	if matched, reason, detail := filter.Match(j.event); !matched {
-		j.note(c, verdict{outcomeSkipped, reason}, detail, "")
-		return nil
-	}
-	body := j.render(c)
-	delivery := payload.NewDelivery(s, j.event, body.body)
-	switch {
-	case body.err != nil:
-		j.note(c, verdict{outcomeDead, deadRender}, body.err.Error(), delivery.ID)
-		return j.dead(ctx, c, delivery.ID, deadRender, body.err.Error())
-	case body.body.Size() > maxBody:
-		detail := fmt.Sprintf("the body is %d bytes, at most %d are sent", body.body.Size(), maxBody)
-		j.note(c, verdict{outcomeDead, deadTooLarge}, detail, delivery.ID)
-		return j.dead(ctx, c, delivery.ID, deadTooLarge, detail)
-	}
-	j.note(c, verdict{outcomeQueued, ""}, "", delivery.ID)
-	return j.deliver(ctx, c, &delivery)
-}
-
-// render renders the event for a subscription, once for all that want the same rendering.
-func (j *job) render(c *subscription.Compiled) *rendering {
-	if j.renderings == nil {
-		j.renderings = j.room[:0]
-	}
-	renderer, err := payload.For(c)
-	if err != nil {
-		return &rendering{err: err}
-	}
-	key := renderer.Key()
-	for i := range j.renderings {
-		if j.renderings[i].key == key {
-			return &j.renderings[i]
-		}
-	}
-	started := j.now()
-	var body payload.Rendered
-	j.out.scratch, body, err = renderer.Append(j.out.scratch, j.event)
-	j.metrics.rendered(j.now().Sub(started))
-	j.renderings = append(j.renderings, rendering{key: key, body: body, err: err})
-	return &j.renderings[len(j.renderings)-1]
-}
-
-func (j *job) note(c *subscription.Compiled, v verdict, detail, deliveryID string) {
-	j.metrics.decision(v)
-	j.entries = append(j.entries, event.DecisionEntry{
-		SubscriptionID: c.ID, SubscriptionVersion: c.Version, Outcome: v.outcome, Reason: v.reason, Detail: detail, DeliveryID: deliveryID,
-	})
-}
-
-// deliver writes the delivery record. Everything in its value comes from the event record and the subscription.
-func (j *job) deliver(ctx context.Context, c *subscription.Compiled, delivery *event.Delivery) error {
-	s, e := c.Subscription, j.event
-	delivery.EventTopic, delivery.EventPartition, delivery.EventOffset = j.record.Topic, j.record.Partition, j.record.Offset
-	b := j.out.batch
-	value, err := j.encode(ctx, b, delivery)
-	if err != nil {
-		return err
-	}
-	lane, partitions := j.lanes.find(ctx, s.Lane)
-	from := len(b.headers)
-	b.header(kafka.HeaderTenant, e.Tenant)
-	b.header(kafka.HeaderType, e.Type)
-	b.header(kafka.HeaderID, e.ID)
-	b.header(kafka.HeaderSource, e.Source)
-	if t := j.traceparent(); t != "" {
-		b.header(kafka.HeaderTraceparent, t)
-	}
-	b.header(kafka.HeaderSubscription, c.ID)
-	b.number(kafka.HeaderSubscriptionVersion, c.Version)
-	b.header(kafka.HeaderDelivery, delivery.ID)
-	b.number(kafka.HeaderAcceptedAt, e.IngestedAt.UnixMicro())
-	j.out.add(kgo.Record{
-		Topic: lane, Partition: topic.PartitionFor(c.ID, e.CallID, s.Spread, partitions),
-		Key: b.text(c.ID), Value: value, Headers: b.headers[from:len(b.headers):len(b.headers)],
-	})
-	return nil
-}
-
-// traceparent is the context that whoever reads a record of ours continues.
-func (j *job) traceparent() string {
-	if j.out.traceparent != "" {
-		return j.out.traceparent
-	}
-	return j.event.Traceparent
-}
-
-// decisions writes what was decided about the event, if anything was.
-func (j *job) decisions(ctx context.Context) error {
-	e := j.event
-	for len(j.entries) > 0 {
-		part := j.entries[:min(maxEntries, len(j.entries))]
-		j.entries = j.entries[len(part):]
-		decision := event.Decision{
-			Tenant: e.Tenant, EventID: e.ID, EventType: e.Type, Source: e.Source, CallID: e.CallID, AgentID: e.AgentID,
-			EventTime: e.Time, AcceptedAt: e.IngestedAt,
-			EventTopic: j.record.Topic, EventPartition: j.record.Partition, EventOffset: j.record.Offset,
-			DecidedAt: j.now(), Decisions: part,
-		}
-		b := j.out.batch
-		value, err := j.encode(ctx, b, &decision)
-		if err != nil {
-			return err
-		}
-		from := len(b.headers)
-		b.header(kafka.HeaderTenant, e.Tenant)
-		b.header(kafka.HeaderType, e.Type)
-		b.header(kafka.HeaderID, e.ID)
-		b.header(kafka.HeaderSource, e.Source)
-		if t := j.traceparent(); t != "" {
-			b.header(kafka.HeaderTraceparent, t)
-		}
-		j.out.add(kgo.Record{
-			Topic: topic.Decisions, Key: e.Key(), Value: value, Headers: b.headers[from:len(b.headers):len(b.headers)],
-		})
-	}
-	return nil
-}
-
-// dead writes the dead letter of a delivery that could not be made.
-func (j *job) dead(ctx context.Context, c *subscription.Compiled, id, reason, detail string) error {
-	e := j.event
-	letter := j.letter(j.record, reason, detail)
-	letter.Tenant, letter.SubscriptionID, letter.SubscriptionVersion, letter.DeliveryID = e.Tenant, c.ID, c.Version, id
-	letter.EventID, letter.EventType, letter.Source, letter.CallID = e.ID, e.Type, e.Source, e.CallID
-	letter.Traceparent, letter.ErrorClass = j.traceparent(), reason
-	return j.emitLetter(ctx, letter, []byte(c.ID), j.out)
 }
 
 // letter starts a dead letter with what is known of every record.

@@ -2,9 +2,6 @@ package filter
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/base32"
-	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -13,6 +10,7 @@ import (
 	"github.com/callstream/callstream/pkg/kafka"
 	"github.com/callstream/callstream/pkg/telemetry"
 	"github.com/callstream/callstream/schemas/event"
+	"github.com/callstream/callstream/subscription"
 )
 
 // The reasons of dead letters that the filter writes. They are a closed set: metrics carry them.
@@ -24,7 +22,18 @@ const (
 	deadInvalid        = "invalid_event"     // it decodes, and breaks a rule that an event from the API has to keep
 	deadTooLarge       = "payload_too_large" // a rendering over the limit
 	deadRender         = "render_failed"     // the profile cannot render this event
+	deadInternal       = "internal_error"    // a fault of ours, which the log tells more of
 )
+
+// deadEvents are the reasons why an event record is a dead letter before any subscription is looked at.
+func deadEvents() []string {
+	return []string{deadPoison, deadHeaderMismatch, deadUnknownType, deadNoTenant, deadInvalid, deadInternal}
+}
+
+// deadDeliveries are the reasons why a delivery is a dead letter before it is sent.
+func deadDeliveries() []string {
+	return []string{deadTooLarge, deadRender, deadInternal, subscription.ReasonMissingField, subscription.ReasonTemplateError}
+}
 
 // unusable is why a record ends as a dead letter before any subscription is looked at.
 type unusable struct {
@@ -92,7 +101,7 @@ func identify(ctx context.Context, codec peeker, r *kgo.Record) (identity, error
 		return id, &unusable{reason: deadUnknownType, detail: fmt.Sprintf("events of type %s belong on %s", id.Type, belongs)}
 	}
 	if id.ID == "" {
-		id.ID, id.made = madeID(r.Topic, r.Partition, r.Offset), true
+		id.ID, id.made = event.PlaceID(r.Topic, r.Partition, r.Offset), true
 	}
 	return id, nil
 }
@@ -128,18 +137,6 @@ func asUnusable(err error) (*unusable, bool) {
 	ok := errors.As(err, &u)
 	return u, ok
 }
-
-// madeID is the id of an event that has none: a hash of its place, the same at every reading.
-func madeID(topic string, partition int32, offset int64) string {
-	b := binary.AppendUvarint(nil, uint64(len(topic)))
-	b = append(b, topic...)
-	b = binary.BigEndian.AppendUint32(b, uint32(partition))
-	b = binary.BigEndian.AppendUint64(b, uint64(offset))
-	sum := sha256.Sum256(b)
-	return "evt_" + idEncoding.EncodeToString(sum[:16])
-}
-
-var idEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 
 // clip keeps foreign text in a detail short.
 func clip(s string) string {

@@ -18,6 +18,7 @@ type metrics struct {
 	decisions metric.Int64Counter
 	dead      metric.Int64Counter
 	errors    metric.Int64Counter
+	replays   metric.Int64Counter
 	handle    metric.Float64Histogram
 	render    metric.Float64Histogram
 
@@ -25,6 +26,7 @@ type metrics struct {
 	byTopic    map[string]metric.MeasurementOption
 	byDecision map[verdict]metric.MeasurementOption
 	byDead     map[string]metric.MeasurementOption
+	byReplay   map[string]metric.MeasurementOption
 }
 
 // verdict is what a decision counts as.
@@ -36,6 +38,7 @@ func newMetrics(provider metric.MeterProvider, topics []string, subscriptions fu
 		byTopic:    make(map[string]metric.MeasurementOption),
 		byDecision: make(map[verdict]metric.MeasurementOption),
 		byDead:     make(map[string]metric.MeasurementOption),
+		byReplay:   make(map[string]metric.MeasurementOption),
 	}
 	var err, first error
 	note := func(e error) {
@@ -50,6 +53,8 @@ func newMetrics(provider metric.MeterProvider, topics []string, subscriptions fu
 	m.dead, err = meter.Int64Counter("callstream_filter_dead_letters", metric.WithDescription("Dead letters that the filter wrote, by reason."))
 	note(err)
 	m.errors, err = meter.Int64Counter("callstream_filter_produce_errors", metric.WithDescription("Records that the broker did not take at once, by class."))
+	note(err)
+	m.replays, err = meter.Int64Counter("callstream_filter_replayed_events", metric.WithDescription("Events that replays named, by what became of them."))
 	note(err)
 	seconds := metric.WithExplicitBucketBoundaries(.00001, .00002, .00005, .0001, .0002, .0005, .001, .002, .005, .01, .05, .1, 1)
 	m.handle, err = meter.Float64Histogram("callstream_filter_handle_duration", metric.WithUnit("s"), seconds,
@@ -73,8 +78,11 @@ func newMetrics(provider metric.MeterProvider, topics []string, subscriptions fu
 	for _, v := range verdicts() {
 		m.byDecision[v] = metric.WithAttributeSet(attribute.NewSet(attribute.String("outcome", v.outcome), attribute.String("reason", v.reason)))
 	}
-	for _, reason := range []string{deadPoison, deadHeaderMismatch, deadUnknownType, deadNoTenant, deadInvalid, deadTooLarge, deadRender} {
+	for _, reason := range append(deadEvents(), deadDeliveries()...) {
 		m.byDead[reason] = metric.WithAttributeSet(attribute.NewSet(attribute.String("reason", reason)))
+	}
+	for _, outcome := range []string{outcomeQueued, outcomeSkipped, outcomeDead, replayGone, replayUnreadable} {
+		m.byReplay[outcome] = metric.WithAttributeSet(attribute.NewSet(attribute.String("outcome", outcome)))
 	}
 	return m, nil
 }
@@ -90,6 +98,10 @@ func (m *metrics) decision(v verdict) {
 
 func (m *metrics) deadLetter(reason string) {
 	m.dead.Add(context.Background(), 1, m.byDead[reason])
+}
+
+func (m *metrics) replayed(outcome string) {
+	m.replays.Add(context.Background(), 1, m.byReplay[outcome])
 }
 
 func (m *metrics) rendered(took time.Duration) {

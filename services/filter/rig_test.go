@@ -221,12 +221,38 @@ func (r *rig) post(events ...string) {
 // settled waits until the filter has committed everything on the event topics.
 func (r *rig) settled() {
 	r.t.Helper()
-	r.eventually("the filter commits all events", func() error {
-		ends, err := r.adm.ListEndOffsets(r.t.Context(), topic.Events()...)
+	r.committed(filter.Group, topic.Events()...)
+}
+
+// replay asks for events to be sent again, and waits until it is done.
+func (r *rig) replay(command event.Replay, events ...*kgo.Record) {
+	r.t.Helper()
+	r.askReplay(command, events...)
+	r.committed(filter.ReplayGroup, topic.Replays)
+}
+
+func (r *rig) askReplay(command event.Replay, events ...*kgo.Record) {
+	r.t.Helper()
+	command.Command = "start"
+	if command.Tenant == "" {
+		command.Tenant = "acme"
+	}
+	for _, e := range events {
+		command.Events = append(command.Events, event.ReplayEvent{Topic: e.Topic, Partition: e.Partition, Offset: e.Offset})
+	}
+	value, err := r.codec.Encode(r.t.Context(), nil, &command)
+	require.NoError(r.t, err)
+	require.NoError(r.t, r.producer.ProduceSync(r.t.Context(), &kgo.Record{Topic: topic.Replays, Key: []byte(command.ID), Value: value}))
+}
+
+func (r *rig) committed(group string, topics ...string) {
+	r.t.Helper()
+	r.eventually("the filter commits everything", func() error {
+		ends, err := r.adm.ListEndOffsets(r.t.Context(), topics...)
 		if err != nil {
 			return err
 		}
-		committed, err := r.adm.FetchOffsets(r.t.Context(), filter.Group)
+		committed, err := r.adm.FetchOffsets(r.t.Context(), group)
 		if err != nil {
 			return err
 		}

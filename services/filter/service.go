@@ -43,6 +43,9 @@ type Service struct {
 	decider  *decider
 	recaller *recaller
 	loop     *kafka.Loop
+	reader   *kafka.Reader // of events that replays name
+	replays  *kafka.Loop
+	prepared chan struct{}   // closed when events can be handled
 	working  context.Context // of Run; for apply, which the feed calls without one
 
 	state atomic.Pointer[error] // what Run waits for before the loop runs; nil in it when nothing
@@ -55,7 +58,7 @@ type Service struct {
 func New(cfg Config, deps Deps) (*Service, error) {
 	s := &Service{
 		cfg: cfg, log: deps.Log.Named("filter"), codec: deps.Codec, prepare: deps.Codec.Prepare,
-		book: subscription.NewBook(), partitions: make(map[kafka.TopicPartition]*partition),
+		book: subscription.NewBook(), prepared: make(chan struct{}), partitions: make(map[kafka.TopicPartition]*partition),
 	}
 	s.waitFor(errors.New("not started"))
 	if deps.Recording() {
@@ -109,17 +112,39 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
+	if s.reader, err = kafka.NewReader(cfg.Kafka, s.log); err != nil {
+		return nil, err
+	}
+	replayer := &replayer{
+		decider: s.decider, outbox: s.outbox, records: s.reader, catchUp: s.feed.CatchUp, rate: cfg.ReplayRate,
+		part: &partition{TopicPartition: kafka.TopicPartition{Topic: topic.Replays}},
+	}
+	s.replays, err = kafka.NewLoop(kafka.LoopConfig{
+		Config: cfg.Kafka, Log: s.log, Meter: deps.Meter, Group: ReplayGroup, Topics: []string{topic.Replays}, ReadCommitted: true,
+		StuckAfter: slowReplay,
+		Handle:     replayer.handle,
+	})
+	if err != nil {
+		return nil, err
+	}
 	return s, nil
 }
+
+// slowReplay is longer than a command of thousands of events takes, which is one record.
+const slowReplay = time.Hour
 
 // Run works until ctx ends, drains, and returns when everything it started has ended.
 func (s *Service) Run(ctx context.Context) error {
 	defer s.producer.Close()
+	defer s.reader.Close()
 	group, ctx := run.NewGroup(ctx)
 	s.working = ctx
 	group.Go("feed", s.feed.Run)
 	group.Go("events", s.consume)
-	return group.Wait()
+	group.Go("replays", s.replay)
+	err := group.Wait()
+	s.outbox.retries.Wait() // every partition is gone, so these end
+	return err
 }
 
 // consume waits for what every event needs, and then handles events until ctx ends.
@@ -135,9 +160,18 @@ func (s *Service) consume(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
-	err := s.loop.Run(ctx)
-	s.outbox.retries.Wait() // every partition is gone, so these end
-	return err
+	close(s.prepared)
+	return s.loop.Run(ctx)
+}
+
+// replay does what replays ask for until ctx ends.
+func (s *Service) replay(ctx context.Context) error {
+	select {
+	case <-s.prepared:
+		return s.replays.Run(ctx)
+	case <-ctx.Done():
+		return nil
+	}
 }
 
 // subjects are those of all topics that the filter reads and writes: once their ids are known, a registry that goes away
@@ -145,6 +179,7 @@ func (s *Service) consume(ctx context.Context) error {
 func (s *Service) subjects() []string {
 	subjects := []string{
 		topic.Subject(topic.Lane(topic.DefaultLane)), topic.Subject(topic.Decisions), topic.Subject(topic.DeadLetters), topic.Subject(topic.Subscriptions),
+		topic.Subject(topic.Replays),
 	}
 	for _, name := range topic.Events() {
 		subjects = append(subjects, topic.Subject(name))

@@ -90,7 +90,7 @@ func TestWhatIsNotSentIsExplained(t *testing.T) {
 	r.post(`{"id":"evt_1","type":"disposition.updated","call_id":"c-1","agent_id":"a-1","data":{"disposition":"not interested"}}`)
 
 	for id, want := range map[string][3]string{
-		"sub_pending": {"skipped", "pending", ""}, "sub_paused": {"skipped", "paused", ""}, "sub_disabled": {"skipped", "disabled", "410 Gone"},
+		"sub_pending": {"skipped", "pending", "its endpoint has not passed verification"}, "sub_paused": {"skipped", "paused", ""}, "sub_disabled": {"skipped", "disabled", "410 Gone"},
 		"sub_filtered": {"skipped", "filtered", ""}, "sub_missing": {"skipped", "missing_field", "event.data.score"},
 		"sub_other_agent": {"skipped", "agent", "the subscription is for other agents"},
 		"sub_matching":    {"queued", "", ""}, "sub_agent": {"queued", "", ""},
