@@ -1,6 +1,7 @@
 package subscription
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -72,6 +73,7 @@ func (c *Compiled) parse(fault func(*Compiled)) *Compiled {
 		if c.Deleted {
 			return
 		}
+		c.Fault = errUnfinished
 		c.Subscription, c.Fault = FromRecord(&event.SubscriptionRecord{
 			ID: c.ID, Tenant: c.Tenant, Version: c.Version, Epoch: c.Epoch, Spec: c.spec, Secrets: c.secrets,
 			UpdatedAt: time.UnixMicro(c.updated).UTC(),
@@ -87,11 +89,16 @@ func (c *Compiled) parse(fault func(*Compiled)) *Compiled {
 	return c
 }
 
+// errUnfinished stays where reading or compiling a subscription panicked: nobody may take it afterwards for one without a
+// filter, which gets every event.
+var errUnfinished = errors.New("callstream failed to read it")
+
 // Filter returns the subscription's compiled CEL filter, nil where it has none. It compiles at the first call; the error
 // of an expression that no longer compiles (it did when it was saved) stays the same for every call.
 func (c *Compiled) Filter() (*Filter, error) {
 	c.compile.Do(func() {
 		if c.Subscription != nil && c.Subscription.Filter != "" {
+			c.filterErr = errUnfinished
 			c.filter, c.filterErr = CompileFilter(c.Subscription.Filter)
 		}
 	})
