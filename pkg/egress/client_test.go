@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/callstream/callstream/pkg/egress"
+	"github.com/callstream/callstream/pkg/hooktest"
 )
 
 // names answers each lookup of a name with the next of its answers, and the last one from then on.
@@ -250,7 +251,14 @@ func testTLS(t *testing.T, send way) {
 // proxy is a CONNECT proxy that records what it is asked for.
 func proxy(t *testing.T, asked chan<- *http.Request, answer int) string {
 	t.Helper()
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := httptest.NewServer(tunnel(t, asked, answer))
+	t.Cleanup(server.CloseClientConnections)
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+func tunnel(t *testing.T, asked chan<- *http.Request, answer int) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked <- r.Clone(context.WithoutCancel(r.Context()))
 		if answer != http.StatusOK {
 			w.WriteHeader(answer)
@@ -274,10 +282,7 @@ func proxy(t *testing.T, asked chan<- *http.Request, answer int) string {
 		}()
 		_, _ = io.Copy(down, up)
 		_ = down.Close()
-	}))
-	t.Cleanup(server.CloseClientConnections)
-	t.Cleanup(server.Close)
-	return server.URL
+	})
 }
 
 func TestProxyIsAskedForTheCheckedAddress(t *testing.T) {
@@ -321,6 +326,49 @@ func testProxyIsAskedForTheCheckedAddress(t *testing.T, send way) {
 		if faults := (egress.Config{Proxy: bad}).Validate(); len(faults) != 1 {
 			t.Errorf("%q: %v", bad, faults)
 		}
+	}
+}
+
+// A client certificate is for the endpoint: a proxy that asks for one as well gets none.
+func TestTheProxyGetsNoClientCertificate(t *testing.T) {
+	bothWays(t, testTheProxyGetsNoClientCertificate)
+}
+
+func testTheProxyGetsNoClientCertificate(t *testing.T, send way) {
+	certificate, key := hooktest.NewAuthority(t).Client("sub_1")
+	pair, err := tls.X509KeyPair([]byte(certificate), []byte(key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	who := func(r *http.Request) string {
+		if len(r.TLS.PeerCertificates) == 0 {
+			return "nobody"
+		}
+		return r.TLS.PeerCertificates[0].Subject.CommonName
+	}
+	start := func(h http.Handler) *httptest.Server {
+		server := httptest.NewUnstartedServer(h)
+		server.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
+		server.StartTLS()
+		t.Cleanup(server.Close)
+		t.Cleanup(server.CloseClientConnections)
+		return server
+	}
+	asked := make(chan *http.Request, 1)
+	through := start(tunnel(t, asked, http.StatusOK))
+	endpoint := start(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, who(r)) }))
+	roots := x509.NewCertPool()
+	roots.AddCert(endpoint.Certificate())
+	roots.AddCert(through.Certificate())
+	o := egress.Options{
+		Config: egress.Config{AllowPrivate: true, Proxy: through.URL}, TLS: &tls.Config{RootCAs: roots}, Certificate: &pair,
+		Resolver: &names{answers: map[string][][]netip.Addr{"example.com": {addrs("127.0.0.1")}}},
+	}
+	if _, body, err := send.get(t, newClient(t, o), "https://example.com:"+portOf(t, endpoint)); body != "sub_1" || err != nil {
+		t.Errorf("the endpoint saw %q: %v", body, err)
+	}
+	if got := who(<-asked); got != "nobody" {
+		t.Errorf("the proxy saw %q", got)
 	}
 }
 
