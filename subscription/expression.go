@@ -67,7 +67,8 @@ func newExpressionEnv() (*cel.Env, error) {
 		cel.Variable("event", cel.MapType(cel.StringType, cel.DynType)),
 		cel.OptionalTypes(),
 		ext.Strings(), ext.Encoders(ext.EncodersVersion(1)),
-		// One call of these makes a text of any length, so they have bounds here, and format, which has more ways, is out.
+		// One call of these two makes a text of any length, so they have bounds here. format has more ways to do so, and the
+		// searches take the product of both lengths: they are left out.
 		cel.Function("replace",
 			cel.MemberOverload("string_replace_string_string", []*cel.Type{str, str, str}, str, cel.FunctionBinding(replaceBounded)),
 			cel.MemberOverload("string_replace_string_string_int", []*cel.Type{str, str, str, cel.IntType}, str, cel.FunctionBinding(replaceBounded))),
@@ -76,13 +77,14 @@ func newExpressionEnv() (*cel.Env, error) {
 			cel.MemberOverload("list_join_string", []*cel.Type{list, str}, str, cel.FunctionBinding(joinBounded))),
 		cel.Function("format", cel.DisableDeclaration(true),
 			cel.MemberOverload("string_format", []*cel.Type{str, cel.ListType(cel.DynType)}, str)),
+		cel.Function("indexOf", cel.DisableDeclaration(true), cel.MemberOverload("string_index_of_string", []*cel.Type{str, str}, cel.IntType)),
+		cel.Function("lastIndexOf", cel.DisableDeclaration(true), cel.MemberOverload("string_last_index_of_string", []*cel.Type{str, str}, cel.IntType)),
 		cel.CrossTypeNumericComparisons(true),
 		cel.DefaultUTCTimeZone(true),
 		cel.ParserRecursionLimit(maxExpressionDepth),
 		cel.ParserExpressionSizeLimit(maxExpression),
 		cel.ExpressionNodeLimit(maxExpressionNodes),
 		cel.ExpressionNestingDepthLimit(maxExpressionDepth),
-		cel.RegexProgramSizeLimit(maxRegexProgram),
 	)
 }
 
@@ -109,7 +111,11 @@ func joinBounded(args ...ref.Val) ref.Val {
 		separator = string(args[1].(types.String))
 	}
 	var b strings.Builder
-	for it, first := args[0].(traits.Lister).Iterator(), true; it.HasNext() == types.True; first = false {
+	list := args[0].(traits.Lister)
+	if n, ok := list.Size().(types.Int); !ok || n > maxMadeString {
+		return types.NewErr("join takes at most %d texts", maxMadeString)
+	}
+	for it, first := list.Iterator(), true; it.HasNext() == types.True; first = false {
 		s, ok := it.Next().(types.String)
 		if !ok {
 			return types.NewErr("join takes a list of strings")
@@ -146,7 +152,8 @@ func compileExpression(source string) (*expression, error) {
 		}
 		return nil, e
 	}
-	program, err := env.Program(compiled, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(expressionCost))
+	bounds := budget{programs: map[string]int{}}
+	program, err := env.Program(compiled, append(bounds.options(), cel.EvalOptions(cel.OptOptimize))...)
 	if err != nil {
 		// A constant regular expression that does not compile, for one.
 		return nil, &ExpressionError{Line: 1, Column: 1, Detail: shorten(err.Error())}
