@@ -1,12 +1,20 @@
 package callstream
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"maps"
 	"net/http"
 	"net/url"
+	"strconv"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/callstream/callstream/subscription"
 )
 
 // What the commands for every kind of thing in the API have in common.
@@ -18,20 +26,43 @@ type listing[V any] struct {
 	none   string // printed for people when there is nothing
 	header []string
 	row    func(*V) []string
+	// search are the parameters that the API takes, each of which gets a flag.
+	search []parameter
+	// most bounds how many are listed unless --limit says otherwise; 0 lists all.
+	most int
+}
+
+// parameter is one of a list's search parameters; its flag has the same name, with dashes.
+type parameter struct {
+	name, usage string
+	// past says that it is a time, for which a flag also takes how long ago: 2h.
+	past bool
 }
 
 func (l listing[V]) command(api *apiFlags, out *output) *cobra.Command {
-	return &cobra.Command{
+	limit := l.most
+	given := make([]string, len(l.search))
+	cmd := &cobra.Command{
 		Use:     "list",
 		Aliases: []string{"ls"},
 		Short:   l.short,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			query := url.Values{}
+			for i, p := range l.search {
+				if given[i] == "" {
+					continue
+				}
+				if ago, err := subscription.ParseDuration(given[i]); p.past && err == nil {
+					given[i] = time.Now().Add(-time.Duration(ago)).UTC().Format(time.RFC3339)
+				}
+				query.Set(p.name, given[i])
+			}
 			c, err := api.client(cmd)
 			if err != nil {
 				return err
 			}
-			items, err := c.list(cmd.Context(), l.path)
+			items, err := c.list(cmd.Context(), l.path, query, limit)
 			if err != nil {
 				return err
 			}
@@ -47,6 +78,75 @@ func (l listing[V]) command(api *apiFlags, out *output) *cobra.Command {
 				rows = append(rows, l.row(&v))
 			}
 			return table(cmd.OutOrStdout(), l.none, l.header, rows)
+		},
+	}
+	for i, p := range l.search {
+		usage := p.usage
+		if p.past {
+			usage += ": a time (RFC 3339), or how long ago (2h, 7d)"
+		}
+		cmd.Flags().StringVar(&given[i], strings.ReplaceAll(p.name, "_", "-"), "", usage)
+	}
+	if l.most > 0 {
+		cmd.Flags().IntVar(&limit, "limit", l.most, "most to list; 0 for all")
+	}
+	return cmd
+}
+
+// list reads a list of the API to its end, or to the first `most` items if that is not 0.
+func (c *apiClient) list(ctx context.Context, path string, query url.Values, most int) ([]json.RawMessage, error) {
+	items := []json.RawMessage{}
+	cursor := ""
+	for {
+		query := maps.Clone(query)
+		if query == nil {
+			query = url.Values{}
+		}
+		limit := 500
+		if most > 0 {
+			limit = min(limit, most-len(items))
+		}
+		query.Set("limit", strconv.Itoa(limit))
+		if cursor != "" {
+			query.Set("cursor", cursor)
+		}
+		var p page
+		if err := c.do(ctx, http.MethodGet, path+"?"+query.Encode(), nil, &p, nil); err != nil {
+			return nil, err
+		}
+		items = append(items, p.Items...)
+		if p.NextCursor == "" || p.NextCursor == cursor || len(items) == most {
+			return items, nil
+		}
+		cursor = p.NextCursor
+	}
+}
+
+// page is a list's answer.
+type page struct {
+	Items      []json.RawMessage `json:"items"`
+	NextCursor string            `json:"next_cursor"`
+}
+
+// newGetCommand shows one thing that the API has under a path: show prints it for a person.
+func newGetCommand(api *apiFlags, out *output, path, use, short string, show func(w io.Writer, raw json.RawMessage) error) *cobra.Command {
+	return &cobra.Command{
+		Use:   use,
+		Short: short,
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := api.client(cmd)
+			if err != nil {
+				return err
+			}
+			var raw json.RawMessage
+			if err := c.do(cmd.Context(), http.MethodGet, path+"/"+url.PathEscape(args[0]), nil, &raw, nil); err != nil {
+				return err
+			}
+			if out.json {
+				return printJSON(cmd.OutOrStdout(), raw)
+			}
+			return show(cmd.OutOrStdout(), raw)
 		},
 	}
 }

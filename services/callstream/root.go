@@ -53,7 +53,7 @@ CALLSTREAM_API_KEY. With --json they print what the API answered, for programs.`
 	}
 	add(groupRun, newUpCommand(version), newTopicsCommand(), newDoctorCommand(), newHealthCommand())
 	add(groupTry, newSimulateCommand(), newListenCommand())
-	add(groupManage, newSubscriptionsCommand(), newKeysCommand())
+	add(groupManage, newSubscriptionsCommand(), newAgentsCommand(), newKeysCommand(), newAuditCommand())
 	return root
 }
 

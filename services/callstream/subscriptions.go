@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -42,14 +41,34 @@ type subscriptionView struct {
 		Profile string `json:"profile"`
 	} `json:"payload"`
 	Request struct {
+		Method  string `json:"method"`
 		Timeout string `json:"timeout"`
 	} `json:"request"`
+	Auth struct {
+		Type string `json:"type"`
+	} `json:"auth"`
+	Signing struct {
+		Scheme            string `json:"scheme"`
+		PublicKey         string `json:"public_key"`
+		PreviousExpiresAt string `json:"previous_expires_at"`
+	} `json:"signing"`
+	// Replay is in the answer to an activation that sends what was missed.
+	Replay *struct {
+		ID     string `json:"id"`
+		Events int    `json:"events"`
+		Lost   int    `json:"lost"`
+	} `json:"replay"`
 }
 
-// page is a list's answer.
-type page struct {
-	Items      []json.RawMessage `json:"items"`
-	NextCursor string            `json:"next_cursor"`
+// keys prints the key that deliveries are verified with, as far as the API shows it: a secret in the answer that made it
+// alone.
+func (s *subscriptionView) keys(w io.Writer) {
+	if s.Secret != "" {
+		fmt.Fprintf(w, "Its signing secret, shown this once:\n  %s\n", oneLine(s.Secret))
+	}
+	if s.Signing.PublicKey != "" {
+		fmt.Fprintf(w, "Its public key:\n  %s\n", oneLine(s.Signing.PublicKey))
+	}
 }
 
 func newSubscriptionsCommand() *cobra.Command {
@@ -65,115 +84,15 @@ func newSubscriptionsCommand() *cobra.Command {
 	api.addTo(cmd)
 	out.addTo(cmd)
 	cmd.AddCommand(
-		newSubscriptionsCreate(&api, &out), newSubscriptionsList(&api, &out), newSubscriptionsGet(&api, &out),
+		newSubscriptionsCreate(&api, &out), newSubscriptionsList(&api, &out), newGetCommand(&api, &out, subscriptionsPath, "get ID", "One subscription", printSubscription),
 		newSubscriptionsUpdate(&api, &out), newDeleteCommand(&api, &out, subscriptionsPath, "Remove subscriptions; what was not sent yet is skipped", "Deleted"),
 		newSubscriptionsAction(&api, &out, "verify", "Run the verification handshake again, and activate the subscription when it passes"),
-		newSubscriptionsAction(&api, &out, "activate", "Send deliveries again, after a pause or after the system disabled it"),
+		newSubscriptionsActivate(&api, &out),
 		newSubscriptionsAction(&api, &out, "pause", "Skip deliveries until it is activated"),
+		newSubscriptionsRotate(&api, &out), newSubscriptionsTest(&api, &out), newSubscriptionsPreview(&api, &out),
 		newSubscriptionsDiff(&api, &out), newSubscriptionsApply(&api, &out), newSubscriptionsSchema(),
 	)
 	return cmd
-}
-
-// subscriptionFlags are the members of a subscription that have a flag. What has none is written in a file.
-type subscriptionFlags struct {
-	file                                       string
-	url, name, filter, profile, verification   string
-	lane, ttl, timeout                         string
-	events, agents, headers, schedule          []string
-	maxInFlight, spread, maxAttempts, position int
-	activate                                   bool
-}
-
-func (f *subscriptionFlags) addTo(cmd *cobra.Command) {
-	flags := cmd.Flags()
-	flags.StringVarP(&f.file, "file", "f", "", "file with the JSON object, - for standard input; flags go over it")
-	flags.StringVar(&f.url, "url", "", "the endpoint")
-	flags.StringSliceVar(&f.events, "events", nil, "event types: exact, family.* or *; comma-separated or repeated")
-	flags.StringVar(&f.name, "name", "", "a name for people")
-	flags.StringVar(&f.filter, "filter", "", "CEL over event: event.data.disposition == 'qualified'")
-	flags.StringSliceVar(&f.agents, "agents", nil, "only events of these agents")
-	flags.StringVar(&f.profile, "profile", "", "what the body looks like: standard, post-call")
-	flags.StringVar(&f.verification, "verification", "", "how the endpoint proves itself: challenge, ack, manual")
-	flags.BoolVar(&f.activate, "activate", true, "whether verification makes it active; false leaves it paused")
-	flags.StringArrayVar(&f.headers, "header", nil, "a request header, 'X-Team: crm'; may be repeated")
-	flags.StringVar(&f.timeout, "timeout", "", "how long the endpoint may take, 30s at most")
-	flags.StringVar(&f.ttl, "ttl", "", "how long after its acceptance an event is still worth sending")
-	flags.StringVar(&f.lane, "lane", "", "delivery lane")
-	flags.IntVar(&f.maxInFlight, "max-in-flight", 0, "requests at the same time")
-	flags.IntVar(&f.spread, "spread", 0, "partitions that deliveries are spread over")
-	flags.StringSliceVar(&f.schedule, "retry-schedule", nil, "delays between attempts: 5s,1m,1h")
-	flags.IntVar(&f.maxAttempts, "max-attempts", 0, "attempts in all")
-	flags.IntVar(&f.position, "position", 0, "place in the list")
-}
-
-// object returns the JSON object of the file, if one is named, with the flags that were given over it.
-func (f *subscriptionFlags) object(cmd *cobra.Command) (map[string]any, error) {
-	object := map[string]any{}
-	if f.file != "" {
-		raw, err := readInput(cmd, f.file)
-		if err != nil {
-			return nil, err
-		}
-		if err := json.Unmarshal(raw, &object); err != nil {
-			return nil, fmt.Errorf("%s is not a JSON object: %w", f.file, err)
-		}
-	}
-	changed := cmd.Flags().Changed
-	set := func(flag string, value any, path ...string) {
-		if !changed(flag) {
-			return
-		}
-		at := object
-		for _, name := range path[:len(path)-1] {
-			inner, ok := at[name].(map[string]any)
-			if !ok {
-				inner = map[string]any{}
-				at[name] = inner
-			}
-			at = inner
-		}
-		at[path[len(path)-1]] = value
-	}
-	set("url", f.url, "url")
-	set("events", f.events, "events")
-	set("name", f.name, "name")
-	set("filter", f.filter, "filter")
-	set("agents", f.agents, "agents")
-	set("profile", f.profile, "payload", "profile")
-	set("verification", f.verification, "verification")
-	set("activate", f.activate, "activate")
-	set("timeout", f.timeout, "request", "timeout")
-	set("ttl", f.ttl, "ttl")
-	set("lane", f.lane, "lane")
-	set("max-in-flight", f.maxInFlight, "max_in_flight")
-	set("spread", f.spread, "spread")
-	set("retry-schedule", f.schedule, "retry", "schedule")
-	set("max-attempts", f.maxAttempts, "retry", "max_attempts")
-	set("position", f.position, "position")
-	for _, h := range f.headers {
-		name, value, ok := strings.Cut(h, ":")
-		if !ok || strings.TrimSpace(name) == "" {
-			return nil, fmt.Errorf("--header %q: write it as 'Name: value'", h)
-		}
-		set("header", strings.TrimSpace(value), "request", "headers", strings.TrimSpace(name))
-	}
-	return object, nil
-}
-
-// readInput reads a file that a flag names, or standard input for "-".
-func readInput(cmd *cobra.Command, name string) ([]byte, error) {
-	var raw []byte
-	var err error
-	if name == "-" {
-		raw, err = io.ReadAll(io.LimitReader(cmd.InOrStdin(), maxAnswer))
-	} else {
-		raw, err = os.ReadFile(name)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read the JSON object: %w", err)
-	}
-	return raw, nil
 }
 
 func newSubscriptionsCreate(api *apiFlags, out *output) *cobra.Command {
@@ -219,9 +138,8 @@ sent to an endpoint that has not passed; --verify=false leaves that for later. T
 			}
 			w := cmd.OutOrStdout()
 			fmt.Fprintf(w, "Created %s: %s.\n", s.ID, stateOf(&s))
-			if secret != "" {
-				fmt.Fprintf(w, "Its signing secret, shown this once:\n  %s\n", oneLine(secret))
-			}
+			s.Secret = secret
+			s.keys(w)
 			if s.State == "pending" {
 				fmt.Fprintf(w, "Nothing is sent until its endpoint has passed verification:\n  callstream subscriptions verify %s\n", s.ID)
 			}
@@ -263,61 +181,24 @@ func stateOf(s *subscriptionView) string {
 
 func newSubscriptionsList(api *apiFlags, out *output) *cobra.Command {
 	return listing[subscriptionView]{
-		path: subscriptionsPath, short: "All subscriptions, newest first",
+		path: subscriptionsPath, short: "Subscriptions, newest first",
 		none:   "There are no subscriptions; `callstream subscriptions create` makes one.",
 		header: []string{"ID", "NAME", "STATE", "EVENTS", "URL"},
 		row: func(s *subscriptionView) []string {
 			return []string{s.ID, s.Name, s.State, strings.Join(s.Events, ","), s.URL}
 		},
-	}.command(api, out)
-}
-
-func (c *apiClient) list(ctx context.Context, path string) ([]json.RawMessage, error) {
-	items := []json.RawMessage{}
-	cursor := ""
-	for {
-		query := url.Values{"limit": {"500"}}
-		if cursor != "" {
-			query.Set("cursor", cursor)
-		}
-		var p page
-		if err := c.do(ctx, http.MethodGet, path+"?"+query.Encode(), nil, &p, nil); err != nil {
-			return nil, err
-		}
-		items = append(items, p.Items...)
-		if p.NextCursor == "" || p.NextCursor == cursor {
-			return items, nil
-		}
-		cursor = p.NextCursor
-	}
-}
-
-func newSubscriptionsGet(api *apiFlags, out *output) *cobra.Command {
-	return &cobra.Command{
-		Use:   "get ID",
-		Short: "One subscription",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := api.client(cmd)
-			if err != nil {
-				return err
-			}
-			var raw json.RawMessage
-			if err := c.do(cmd.Context(), http.MethodGet, subscriptionPath(args[0]), nil, &raw, nil); err != nil {
-				return err
-			}
-			return out.subscription(cmd.OutOrStdout(), raw)
+		search: []parameter{
+			{name: "q", usage: "only those with this text in the name, the id, the URL's host or an event pattern"},
+			{name: "state", usage: "only those that are pending, active, paused or disabled"},
+			{name: "event", usage: "only those that get events of this type"}, {name: "sort", usage: "created (newest first) or position"},
 		},
-	}
+	}.command(api, out)
 }
 
 func subscriptionPath(id string) string { return subscriptionsPath + "/" + url.PathEscape(id) }
 
-// subscription prints one subscription.
-func (o *output) subscription(w io.Writer, raw json.RawMessage) error {
-	if o.json {
-		return printJSON(w, raw)
-	}
+// printSubscription prints one subscription for a person.
+func printSubscription(w io.Writer, raw json.RawMessage) error {
 	var s subscriptionView
 	if err := json.Unmarshal(raw, &s); err != nil {
 		return fmt.Errorf("read the answer: %w", err)
@@ -332,7 +213,8 @@ func (o *output) subscription(w io.Writer, raw json.RawMessage) error {
 		[2]string{"id", s.ID}, [2]string{"name", s.Name}, [2]string{"tenant", s.Tenant}, [2]string{"state", stateOf(&s)},
 		[2]string{"url", s.URL}, [2]string{"pending url", s.PendingURL}, [2]string{"events", strings.Join(s.Events, ", ")},
 		[2]string{"agents", strings.Join(s.Agents, ", ")}, [2]string{"filter", s.Filter}, [2]string{"profile", s.Payload.Profile},
-		[2]string{"verification", s.Verification}, [2]string{"timeout", s.Request.Timeout},
+		[2]string{"method", s.Request.Method}, [2]string{"timeout", s.Request.Timeout}, [2]string{"auth", s.Auth.Type}, [2]string{"signing", s.Signing.Scheme},
+		[2]string{"public key", s.Signing.PublicKey}, [2]string{"key before until", dayAndTime(s.Signing.PreviousExpiresAt)}, [2]string{"verification", s.Verification},
 		[2]string{"max in flight", number(int64(s.MaxInFlight))}, [2]string{"lane", s.Lane}, [2]string{"version", number(s.Version)},
 		[2]string{"created", dayAndTime(s.CreatedAt)}, [2]string{"updated", dayAndTime(s.UpdatedAt)},
 	); err != nil {
@@ -373,12 +255,37 @@ answers once it is in force.`,
 			if err := c.do(cmd.Context(), http.MethodPatch, subscriptionPath(args[0]), patch, &raw, header); err != nil {
 				return err
 			}
-			return out.subscription(cmd.OutOrStdout(), raw)
+			if out.json {
+				return printJSON(cmd.OutOrStdout(), raw)
+			}
+			// Another signing scheme brings another secret.
+			return errors.Join(printSubscription(cmd.OutOrStdout(), raw), printSecret(cmd.OutOrStdout(), raw))
 		},
 	}
 	flags.addTo(cmd)
 	cmd.Flags().Int64Var(&version, "if-version", 0, "only if this is still its version")
 	return cmd
+}
+
+// printSecret prints the signing secret in an answer, if there is one.
+func printSecret(w io.Writer, raw json.RawMessage) error {
+	var s subscriptionView
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return fmt.Errorf("read the answer: %w", err)
+	}
+	if s.Signing.PublicKey = ""; s.Secret != "" {
+		s.keys(w)
+	}
+	return nil
+}
+
+// act posts to /v1/subscriptions/{id}/<action>.
+func (c *apiClient) act(ctx context.Context, id, action string, body any) (json.RawMessage, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	var raw json.RawMessage
+	err := c.do(ctx, http.MethodPost, subscriptionPath(id)+"/"+action, body, &raw, nil)
+	return raw, err
 }
 
 // newSubscriptionsAction is a command that posts to /v1/subscriptions/{id}/<name>.
@@ -388,26 +295,89 @@ func newSubscriptionsAction(api *apiFlags, out *output, name, short string) *cob
 		Short: short,
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := api.client(cmd)
-			if err != nil {
-				return err
-			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), time.Minute)
-			defer cancel()
-			var raw json.RawMessage
-			if err := c.do(ctx, http.MethodPost, subscriptionPath(args[0])+"/"+name, nil, &raw, nil); err != nil {
-				return err
-			}
-			if out.json {
-				return printJSON(cmd.OutOrStdout(), raw)
-			}
-			var s subscriptionView
-			if err := json.Unmarshal(raw, &s); err != nil || s.ID == "" {
-				fmt.Fprintln(cmd.OutOrStdout(), "Done.")
-				return nil //nolint:nilerr // an answer without the object is an answer all the same
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s is %s.\n", s.ID, oneLine(stateOf(&s)))
-			return nil
+			return actOn(cmd, api, out, args[0], name, nil, func(s *subscriptionView, w io.Writer) {
+				fmt.Fprintf(w, "%s is %s.\n", oneLine(s.ID), oneLine(stateOf(s)))
+			})
 		},
 	}
+}
+
+// actOn takes an action, and prints what the subscription is then.
+func actOn(cmd *cobra.Command, api *apiFlags, out *output, id, action string, body any, show func(*subscriptionView, io.Writer)) error {
+	c, err := api.client(cmd)
+	if err != nil {
+		return err
+	}
+	raw, err := c.act(cmd.Context(), id, action, body)
+	if err != nil {
+		return err
+	}
+	if out.json {
+		return printJSON(cmd.OutOrStdout(), raw)
+	}
+	var s subscriptionView
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return fmt.Errorf("read the answer: %w", err)
+	}
+	show(&s, cmd.OutOrStdout())
+	return nil
+}
+
+func newSubscriptionsActivate(api *apiFlags, out *output) *cobra.Command {
+	var missed bool
+	cmd := &cobra.Command{
+		Use:   "activate ID",
+		Short: "Send deliveries again, after a pause or after the system disabled it",
+		Long: `Send deliveries again. With --replay-missed the events that were skipped while the subscription was paused or disabled
+are sent too, each once, by its present version.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var body any
+			if missed {
+				body = map[string]any{"replay_missed": true}
+			}
+			return actOn(cmd, api, out, args[0], "activate", body, func(s *subscriptionView, w io.Writer) {
+				fmt.Fprintf(w, "%s is %s.\n", oneLine(s.ID), oneLine(stateOf(s)))
+				if s.Replay == nil {
+					return
+				}
+				if s.Replay.Events == 0 {
+					fmt.Fprintln(w, "It has missed nothing that could be sent.")
+				} else {
+					fmt.Fprintf(w, "%s that it missed are sent now, marked webhook-replay: %s.\n", count(s.Replay.Events, "event"), oneLine(s.Replay.ID))
+				}
+				if s.Replay.Lost > 0 {
+					fmt.Fprintf(w, "%s can't be sent any more: retention has taken them from the log.\n", count(s.Replay.Lost, "event"))
+				}
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&missed, "replay-missed", false, "send what was skipped in the meantime")
+	return cmd
+}
+
+func newSubscriptionsRotate(api *apiFlags, out *output) *cobra.Command {
+	var overlap string
+	cmd := &cobra.Command{
+		Use:   "rotate-secret ID",
+		Short: "Make a new signing key; it is shown this once",
+		Long: `Make a new signing key. Deliveries carry the signatures of both keys for the overlap, in which the endpoint changes over
+to the new one.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var body any
+			if cmd.Flags().Changed("overlap") {
+				body = map[string]any{"overlap": overlap}
+			}
+			return actOn(cmd, api, out, args[0], "rotate-secret", body, func(s *subscriptionView, w io.Writer) {
+				fmt.Fprintf(w, "%s has a new signing key.\n", oneLine(s.ID))
+				s.keys(w)
+				if until := s.Signing.PreviousExpiresAt; until != "" {
+					fmt.Fprintf(w, "The one before signs as well until %s.\n", dayAndTime(until))
+				}
+			})
+		},
+	}
+	cmd.Flags().StringVar(&overlap, "overlap", "24h", "how long the key before signs as well, 0s to 7d")
+	return cmd
 }

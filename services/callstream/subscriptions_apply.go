@@ -42,7 +42,7 @@ type outcome struct {
 
 // open opens the file for signing secrets, if one is named and there will be some: what can't be kept must not be made.
 func (a *applier) open(name string) error {
-	if name == "" || a.plan.Count(declare.Create) == 0 {
+	if name == "" || a.plan.Count(declare.Create)+a.plan.Count(declare.Update) == 0 {
 		return nil
 	}
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
@@ -160,6 +160,10 @@ func (a *applier) step(ctx context.Context, o *outcome, secrets map[string]strin
 			return err
 		}
 		a.say("~ %s: changed, version %d\n", o.Name, o.Version)
+		// Another signing scheme brings another secret.
+		if err := a.keep(o); err != nil {
+			return err
+		}
 		if !waits || !a.verify {
 			return nil
 		}
@@ -189,12 +193,7 @@ func (a *applier) create(ctx context.Context, o *outcome, secrets map[string]str
 
 // read takes what there is now from an answer, and says whether it waits for verification.
 func (o *outcome) read(raw json.RawMessage) (waits bool, err error) {
-	var s struct {
-		subscriptionView
-		Signing struct {
-			PublicKey string `json:"public_key"`
-		} `json:"signing"`
-	}
+	var s subscriptionView
 	var whole subscription.Subscription
 	if err := errors.Join(json.Unmarshal(raw, &s), json.Unmarshal(raw, &whole)); err != nil {
 		return false, fmt.Errorf("read the answer: %w", err)
@@ -207,7 +206,7 @@ func (o *outcome) read(raw json.RawMessage) (waits bool, err error) {
 
 // keep shows a new signing secret, or writes it to the file for them.
 func (a *applier) keep(o *outcome) error {
-	if o.PublicKey != "" {
+	if o.PublicKey != "" && o.Action == declare.Create {
 		a.say("  its public key: %s\n", o.PublicKey)
 	}
 	if o.Secret == "" {
@@ -226,7 +225,7 @@ func (a *applier) keep(o *outcome) error {
 	}
 	if err != nil {
 		a.say("  its signing secret, shown this once: %s\n", o.Secret)
-		return fmt.Errorf("it is created, but --secrets-out can't be written: %w", err)
+		return fmt.Errorf("it is done, but --secrets-out can't be written: %w", err)
 	}
 	o.Secret = ""
 	a.say("  its signing secret is in %s\n", a.kept.Name())

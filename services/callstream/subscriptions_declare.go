@@ -43,7 +43,7 @@ func (f *declareFlags) plan(cmd *cobra.Command, c *apiClient) (*declare.Plan, er
 	if err != nil {
 		return nil, err
 	}
-	current, err := c.list(cmd.Context(), subscriptionsPath)
+	current, err := c.list(cmd.Context(), subscriptionsPath, nil, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -1,8 +1,10 @@
-// Command docgen writes the pages of docs/ that are made from the code: settings, topics and event types. The argument is the
-// folder to write to.
+// Command docgen writes the files of docs/ that are made from the code: settings, topics, event types, and the schema of
+// files that declare subscriptions. The argument is the folder to write to.
 package main
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"log"
 	"os"
@@ -13,6 +15,7 @@ import (
 	"github.com/callstream/callstream/schemas/catalog"
 	"github.com/callstream/callstream/schemas/topic"
 	"github.com/callstream/callstream/services/callstream"
+	"github.com/callstream/callstream/services/callstream/declare"
 )
 
 const notice = "<!-- Made by `make generate`; edit the code it is made from. -->\n\n"
@@ -25,11 +28,35 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	for name, text := range map[string]string{"configuration.md": settings, "topics.md": topics(), "events.md": events()} {
-		if err := os.WriteFile(filepath.Join(os.Args[1], name), []byte(notice+text), 0o644); err != nil {
+	schema, err := subscriptionsSchema()
+	if err != nil {
+		log.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"configuration.md": notice + settings, "topics.md": notice + topics(), "events.md": notice + events(),
+		"schemas/subscriptions.schema.json": schema,
+	} {
+		path := filepath.Join(os.Args[1], name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			log.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			log.Fatal(err)
 		}
 	}
+}
+
+func subscriptionsSchema() (string, error) {
+	raw, err := declare.Schema()
+	if err != nil {
+		return "", err
+	}
+	var b bytes.Buffer
+	if err := json.Indent(&b, raw, "", "  "); err != nil {
+		return "", err
+	}
+	b.WriteByte('\n')
+	return b.String(), nil
 }
 
 func configuration() (string, error) {
