@@ -77,8 +77,9 @@ func (b *budget) CallCost(function, _ string, args []ref.Val, result ref.Val) *u
 		if len(args) == 2 {
 			cost += zoneCost
 		}
-	default:
-		return nil
+	}
+	if cost == 1 {
+		return nil // as CEL has it, without an allocation
 	}
 	charged := uint64(cost)
 	return &charged
