@@ -2,8 +2,16 @@ package console
 
 import (
 	"context"
+	"net/http"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"go.uber.org/zap"
 
 	"github.com/callstream/callstream/pkg/auth"
+	"github.com/callstream/callstream/pkg/kafka"
+	"github.com/callstream/callstream/schemas/event"
+	"github.com/callstream/callstream/services/console/history"
 	"github.com/callstream/callstream/services/console/storage"
 	"github.com/callstream/callstream/subscription"
 )
@@ -41,4 +49,73 @@ func (a *apiSet) activate(ctx context.Context, store *storage.Store, p auth.Prin
 	// Only now, when nothing more is skipped: what is missed is whole.
 	out.Body.Replay, err = a.replayMissed(ctx, store, p, out.Body.Subscription)
 	return out, err
+}
+
+const (
+	// replayStart is the command that sends the events it names.
+	replayStart = "start"
+	// replayStep is how many events one command names.
+	replayStep = 1000
+	// historyWait bounds how long an activation waits until the history knows all that was skipped.
+	historyWait = 20 * time.Second
+)
+
+// replayMissed asks for what a subscription missed while it was paused or disabled to be sent, each event once. A process
+// that dies half way has asked for a part; whoever calls again gets the rest.
+func (s *Service) replayMissed(ctx context.Context, store *storage.Store, p auth.Principal, sub *subscription.Subscription) (*startedReplay, error) {
+	rows, err := s.rows()
+	if err != nil {
+		return nil, err
+	}
+	if s.project != nil {
+		waiting, cancel := context.WithTimeout(ctx, historyWait)
+		defer cancel()
+		if err := s.project.CaughtUp(waiting); err != nil {
+			s.log.Warn("the history does not catch up", zap.Error(err))
+			return nil, refuse(http.StatusServiceUnavailable, "the subscription is active; what it missed can't be told yet, since the history is behind: ask for it again")
+		}
+	}
+	starts, err := s.deps.starts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	replay := &startedReplay{}
+	command := event.Replay{
+		ID: "rpl_" + ulid.Make().String(), Tenant: sub.Tenant, SubscriptionID: sub.ID, Command: replayStart,
+		RequestedAt: s.deps.Now().UTC(), RequestedBy: p.Actor(), Reason: "missed",
+	}
+	change := storage.Change{Actor: p.Actor(), Action: actionReplayed}
+	var last storage.Receipt
+	var after history.Cursor
+	for {
+		missed, err := rows.Missed(ctx, sub.Tenant, sub.ID, after, replayStep)
+		if err != nil {
+			return nil, err
+		}
+		skipped := make([]storage.Skipped, 0, len(missed))
+		for _, m := range missed {
+			after = m.Cursor()
+			if m.Place.Offset < starts[kafka.TopicPartition{Topic: m.Place.Topic, Partition: m.Place.Partition}] {
+				replay.Lost++
+				continue
+			}
+			skipped = append(skipped, storage.Skipped{Delivery: m.DeliveryID, AfterReplay: m.ReplayID,
+				Event: event.ReplayEvent{Topic: m.Place.Topic, Partition: m.Place.Partition, Offset: m.Place.Offset}})
+		}
+		events, receipt, err := store.Replay(ctx, command, skipped, change)
+		if err != nil {
+			return nil, err
+		}
+		if replay.Events += events; receipt != 0 {
+			last = receipt
+		}
+		if len(missed) < replayStep {
+			break
+		}
+	}
+	if replay.Events > 0 {
+		replay.ID = command.ID
+		s.inForce(ctx, store, storage.KindReplay, last)
+	}
+	return replay, nil
 }

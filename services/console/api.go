@@ -44,6 +44,7 @@ func newHandler(s *Service) http.Handler {
 	api.UseMiddleware(a.authenticate)
 	a.registerSubscriptions()
 	a.registerTryouts()
+	a.registerStats()
 	a.registerAgents()
 	a.registerKeys()
 	a.registerAudit()

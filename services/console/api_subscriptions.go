@@ -27,7 +27,8 @@ const (
 	actionDisabled  = "disabled"
 	actionRecovered = "recovered"
 	actionRotated   = "rotated"
-	actionExpired   = "expired" // the signing key before the present one
+	actionExpired   = "expired"  // the signing key before the present one
+	actionReplayed  = "replayed" // what was missed
 )
 
 // action is what the audit log says of a change.

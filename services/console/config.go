@@ -29,6 +29,8 @@ type Config struct {
 	InForceTimeout time.Duration `config:"IN_FORCE_TIMEOUT" default:"5s" min:"0s" max:"25s" doc:"how long a change waits until it is in force; after that it is answered 202 and takes effect when Kafka is back"`
 	// VerifyTimeout bounds the request of a verification handshake.
 	VerifyTimeout time.Duration `config:"VERIFY_TIMEOUT" default:"10s" min:"100ms" max:"25s" doc:"how long an endpoint may take to answer a verification"`
+	// HistoryRetention is how long the projection of events, deliveries and attempts is kept.
+	HistoryRetention time.Duration `config:"HISTORY_RETENTION" default:"720h" min:"1h" doc:"how long the history of events and their deliveries is kept"`
 	// WebhookOrigin is what an endpoint that is verified by options has to allow.
 	WebhookOrigin string `config:"WEBHOOK_ORIGIN" default:"callstream" doc:"name that the CloudEvents handshake (verification by options) asks permission for, in WebHook-Request-Origin"`
 	// DefaultSource completes the events of tests and previews as the producer completes those it accepts.

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/callstream/callstream/pkg/kafka"
+	"github.com/callstream/callstream/schemas/topic"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 )
@@ -12,9 +14,9 @@ import (
 // feedLog is the log behind the feeds. Each topic has one partition.
 type feedLog interface {
 	// append writes a record, nil being a tombstone, and returns its offset once every in-sync replica has it.
-	append(ctx context.Context, topic string, r feedRecord) (int64, error)
+	append(ctx context.Context, name string, r feedRecord) (int64, error)
 	// read calls fn for every record from the start to where the topic ends now.
-	read(ctx context.Context, topic string, fn func(feedRecord)) error
+	read(ctx context.Context, name string, fn func(feedRecord)) error
 }
 
 // feedRecord is one record of a feed.
@@ -45,21 +47,37 @@ func newKafkaLog(cfg kafka.Config, log *zap.Logger) (*kafkaLog, error) {
 
 func (l *kafkaLog) close() { l.producer.Close() }
 
-func (l *kafkaLog) append(ctx context.Context, topic string, r feedRecord) (int64, error) {
-	rec := &kgo.Record{Topic: topic, Key: []byte(r.key), Value: r.value,
+// starts returns the first offset that is still in each partition of the event topics.
+func (l *kafkaLog) starts(ctx context.Context) (map[kafka.TopicPartition]int64, error) {
+	listed, err := kadm.NewClient(l.producer.Client()).ListStartOffsets(ctx, topic.Events()...)
+	if err == nil {
+		err = listed.Error()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ask where the event topics begin: %w", err)
+	}
+	starts := map[kafka.TopicPartition]int64{}
+	listed.Each(func(o kadm.ListedOffset) {
+		starts[kafka.TopicPartition{Topic: o.Topic, Partition: o.Partition}] = o.Offset
+	})
+	return starts, nil
+}
+
+func (l *kafkaLog) append(ctx context.Context, name string, r feedRecord) (int64, error) {
+	rec := &kgo.Record{Topic: name, Key: []byte(r.key), Value: r.value,
 		Headers: []kgo.RecordHeader{kafka.StringHeader(headerDatabase, r.database)}}
 	if err := l.producer.ProduceSync(ctx, rec); err != nil {
-		return 0, fmt.Errorf("write to %s: %w", topic, err)
+		return 0, fmt.Errorf("write to %s: %w", name, err)
 	}
 	return rec.Offset, nil
 }
 
-func (l *kafkaLog) read(ctx context.Context, topic string, fn func(feedRecord)) error {
-	feed, err := kafka.NewFeed(kafka.FeedConfig{Config: l.cfg, Log: l.log, Topic: topic, Apply: func(r *kgo.Record) {
+func (l *kafkaLog) read(ctx context.Context, name string, fn func(feedRecord)) error {
+	feed, err := kafka.NewFeed(kafka.FeedConfig{Config: l.cfg, Log: l.log, Topic: name, Apply: func(r *kgo.Record) {
 		fn(feedRecord{key: string(r.Key), value: r.Value, database: kafka.Header(r, headerDatabase)})
 	}})
 	if err != nil {
-		return fmt.Errorf("read %s: %w", topic, err)
+		return fmt.Errorf("read %s: %w", name, err)
 	}
 	ctx, stop := context.WithCancel(ctx)
 	done := make(chan error, 1)
@@ -73,6 +91,6 @@ func (l *kafkaLog) read(ctx context.Context, topic string, fn func(feedRecord)) 
 		if err == nil {
 			err = ctx.Err()
 		}
-		return fmt.Errorf("read %s: %w", topic, err)
+		return fmt.Errorf("read %s: %w", name, err)
 	}
 }

@@ -1,19 +1,63 @@
 package console
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"net/http"
 
-	"github.com/callstream/callstream/pkg/auth"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/callstream/callstream/pkg/kafka"
 	"github.com/callstream/callstream/schemas/event"
-	"github.com/callstream/callstream/services/console/storage"
-	"github.com/callstream/callstream/subscription"
+	"github.com/callstream/callstream/services/console/history"
 )
 
-func (s *Service) past(ctx context.Context, tenant, id string) (*event.Event, error) {
-	return nil, refuse(http.StatusNotFound, "there is no such event in your tenant")
+// recordReader is the part of kafka.Reader that the console uses.
+type recordReader interface {
+	Record(ctx context.Context, at kafka.Place) (*kgo.Record, error)
 }
 
-func (s *Service) replayMissed(ctx context.Context, store *storage.Store, p auth.Principal, sub *subscription.Subscription) (*startedReplay, error) {
-	return nil, refuse(http.StatusServiceUnavailable, "the history is not available; try again")
+// rows returns the history, or what it waits for.
+func (s *Service) rows() (*history.Store, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.history, s.dbErr
+}
+
+// past reads an event that was sent before from the log; of several sources that used the id, the newest.
+func (s *Service) past(ctx context.Context, tenant, id string) (*event.Event, error) {
+	rows, err := s.rows()
+	if err != nil {
+		return nil, err
+	}
+	found, err := rows.Events(ctx, tenant, id)
+	if err != nil {
+		return nil, err
+	}
+	if len(found) == 0 {
+		return nil, refuse(http.StatusNotFound, "there is no such event in your tenant")
+	}
+	known := found[len(found)-1]
+	r, err := s.deps.records.Record(ctx, known.Place)
+	switch {
+	case errors.Is(err, kafka.ErrGone), errors.Is(err, kafka.ErrNoRecord):
+		return nil, refuse(http.StatusNotFound, "retention has taken the event from the log")
+	case err != nil:
+		return nil, fmt.Errorf("read the event %s: %w", id, err)
+	}
+	e, err := s.deps.Codec.DecodeEvent(ctx, r.Topic, r.Value)
+	if err != nil {
+		return nil, fmt.Errorf("read the event %s: %w", id, err)
+	}
+	// What direct producers leave to the record's headers, the history has.
+	e.ID, e.Tenant, e.Source, e.Type = known.ID, known.Tenant, known.Source, cmp.Or(e.Type, known.Type)
+	if e.Time.IsZero() {
+		e.Time = known.Time
+	}
+	if e.IngestedAt.IsZero() {
+		e.IngestedAt = known.AcceptedAt
+	}
+	return e, nil
 }

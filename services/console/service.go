@@ -10,10 +10,12 @@ import (
 
 	"github.com/callstream/callstream/pkg/auth"
 	"github.com/callstream/callstream/pkg/egress"
+	"github.com/callstream/callstream/pkg/kafka"
 	"github.com/callstream/callstream/pkg/run"
 	"github.com/callstream/callstream/pkg/secret"
 	"github.com/callstream/callstream/pkg/telemetry"
 	"github.com/callstream/callstream/schemas/event"
+	"github.com/callstream/callstream/services/console/history"
 	"github.com/callstream/callstream/services/console/storage"
 	"github.com/callstream/callstream/subscription"
 	"github.com/callstream/callstream/subscription/outbound"
@@ -41,6 +43,9 @@ type Deps struct {
 
 	// log is the log behind the feeds; nil means Kafka.
 	log feedLog
+	// records reads what the history points to, and starts says where topics begin; nil means Kafka.
+	records recordReader
+	starts  func(ctx context.Context) (map[kafka.TopicPartition]int64, error)
 	// retry is the pause after a failure to publish; 0 means a second.
 	retry time.Duration
 }
@@ -58,10 +63,12 @@ type Service struct {
 	relay   *relay
 	closers []func()
 
-	mu     sync.Mutex
-	store  *storage.Store // nil until the database was opened
-	opened chan struct{}
-	dbErr  error // why it is not open yet
+	mu      sync.Mutex
+	store   *storage.Store // nil until the database was opened
+	history *history.Store // the same
+	project *history.Projection
+	opened  chan struct{}
+	dbErr   error // why it is not open yet
 }
 
 // New makes the service. Nothing is connected before Run.
@@ -99,8 +106,12 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		if err != nil {
 			return nil, fmt.Errorf("console: %w", err)
 		}
-		s.closers = append(s.closers, kafkaLog.close)
-		log = kafkaLog
+		reader, err := kafka.NewReader(cfg.Kafka, s.log)
+		if err != nil {
+			return nil, fmt.Errorf("console: %w", err)
+		}
+		s.closers = append(s.closers, kafkaLog.close, reader.Close)
+		log, s.deps.records, s.deps.starts = kafkaLog, reader, kafkaLog.starts
 	}
 	s.relay = &relay{log: s.log.Named("relay"), feeds: log, codec: deps.Codec, now: deps.Now, metrics: m, wake: make(chan struct{}, 1), retry: deps.retry}
 	s.guard = auth.Guard{Off: cfg.Auth == authOff, Lookup: s.lookupKey, Now: deps.Now}
@@ -119,44 +130,73 @@ func (s *Service) Run(ctx context.Context) error {
 			c()
 		}
 	}()
-	store, err := s.open(ctx)
-	if err != nil || store == nil {
+	opened, err := s.open(ctx)
+	if err != nil || !opened {
 		return err
 	}
-	defer store.Close()
+	defer s.store.Close()
+	defer s.history.Close()
 	group, _ := run.NewGroup(ctx)
-	group.Go("relay", func(ctx context.Context) error { return s.relay.run(ctx, store) })
+	group.Go("relay", func(ctx context.Context) error { return s.relay.run(ctx, s.store) })
 	if s.deps.log == nil {
+		defer s.project.Close()
 		group.Go("signals", func(ctx context.Context) error { return s.runSignals(ctx) })
+		group.Go("history", s.project.Run)
 	}
 	return group.Wait()
 }
 
-func (s *Service) open(ctx context.Context) (*storage.Store, error) {
+// open opens the databases, waiting for a server that does not answer yet. It returns false when ctx ended first.
+func (s *Service) open(ctx context.Context) (bool, error) {
 	for {
-		store, err := storage.Open(ctx, s.cfg.storage(s.deps.Now))
+		err := s.openNow(ctx)
 		if err == nil {
-			s.mu.Lock()
-			s.store, s.dbErr = store, nil
-			close(s.opened)
-			s.mu.Unlock()
-			return store, nil
+			return true, nil
 		}
 		if ctx.Err() != nil {
-			return nil, nil
+			return false, nil
 		}
 		if s.cfg.DatabaseURL == "" {
 			// A file that can't be opened now won't be opened later either.
-			return nil, fmt.Errorf("console: %w", err)
+			return false, fmt.Errorf("console: %w", err)
 		}
 		s.mu.Lock()
 		s.dbErr = fmt.Errorf("waiting for the database: %w", err)
 		s.mu.Unlock()
 		s.log.Warn("waiting for the database", zap.Error(err))
 		if pause(ctx, time.Second) != nil {
-			return nil, nil
+			return false, nil
 		}
 	}
+}
+
+func (s *Service) openNow(ctx context.Context) error {
+	cfg := s.cfg.storage(s.deps.Now)
+	store, err := storage.Open(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	rows, err := history.Open(ctx, cfg)
+	if err != nil {
+		store.Close()
+		return err
+	}
+	var project *history.Projection
+	if s.deps.log == nil {
+		project, err = history.NewProjection(history.ProjectionConfig{
+			Kafka: s.cfg.Kafka, Codec: s.deps.Codec, Log: s.log, Meter: s.deps.Meter, Retention: s.cfg.HistoryRetention, Now: s.deps.Now,
+		}, rows)
+		if err != nil {
+			rows.Close()
+			store.Close()
+			return err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.store, s.history, s.project, s.dbErr = store, rows, project, nil
+	close(s.opened)
+	return nil
 }
 
 // database returns the open database, or what it waits for.
@@ -207,10 +247,7 @@ func (s *Service) inForce(ctx context.Context, store *storage.Store, kind storag
 	defer cancel()
 	offset, err := store.WaitPublished(ctx, receipt)
 	if err == nil {
-		wait := s.deps.InForce
-		if kind == storage.KindKey {
-			wait = s.deps.KeysInForce
-		}
+		wait := map[storage.Kind]func(context.Context, int64) error{storage.KindSubscription: s.deps.InForce, storage.KindKey: s.deps.KeysInForce}[kind]
 		if wait == nil {
 			return true
 		}
