@@ -86,7 +86,7 @@ type Field struct {
 	Column  string // in the Avro record and the warehouse: caller_phone_number
 	Pointer string // in the event's JSON: /data/caller/phone_number
 	Kind    Kind
-	PII     string // phone, email, name, address, speech or payment; empty where it holds no personal data
+	PII     string // phone, email, name, address, speech or payment, or several with spaces between; empty where it holds no personal data
 	Doc     string
 }
 

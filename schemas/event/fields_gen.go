@@ -72,7 +72,7 @@ var callEventTable = table{
 		{Field: Field{Column: "from_name", Pointer: "/data/from_name", Kind: KindString, PII: "name", Doc: "Name of the calling party."}, name: "from_name", key: "\"from_name\":", node: 1},
 		{Field: Field{Column: "to_number", Pointer: "/data/to_number", Kind: KindString, PII: "phone", Doc: "Number of the called party, as given."}, name: "to_number", key: "\"to_number\":", node: 1},
 		{Field: Field{Column: "to_name", Pointer: "/data/to_name", Kind: KindString, PII: "name", Doc: "Name of the called party."}, name: "to_name", key: "\"to_name\":", node: 1},
-		{Field: Field{Column: "participants", Pointer: "/data/participants", Kind: KindStrings, PII: "phone", Doc: "Everyone on the call, by number, address or name."}, name: "participants", key: "\"participants\":", node: 1},
+		{Field: Field{Column: "participants", Pointer: "/data/participants", Kind: KindStrings, PII: "phone name", Doc: "Everyone on the call, by number, address or name."}, name: "participants", key: "\"participants\":", node: 1},
 		{Field: Field{Column: "route", Pointer: "/data/route", Kind: KindString, PII: "", Doc: "The route, flow or IVR path that the call took."}, name: "route", key: "\"route\":", node: 1},
 		{Field: Field{Column: "queue", Pointer: "/data/queue", Kind: KindString, PII: "", Doc: "The queue that the call waits or waited in."}, name: "queue", key: "\"queue\":", node: 1},
 		{Field: Field{Column: "queue_position", Pointer: "/data/queue_position", Kind: KindLong, PII: "", Doc: "Place in the queue, from 1."}, name: "queue_position", key: "\"queue_position\":", node: 1},

@@ -72,8 +72,10 @@ func (r *record) check() error {
 		if f.Doc == "" {
 			return fmt.Errorf("field %s has no doc", f.Name)
 		}
-		if f.PII != "" && !slices.Contains([]string{"phone", "email", "name", "address", "speech", "payment"}, f.PII) {
-			return fmt.Errorf("field %s: unknown pii %q", f.Name, f.PII)
+		for class := range strings.FieldsSeq(f.PII) {
+			if !slices.Contains([]string{"phone", "email", "name", "address", "speech", "payment"}, class) {
+				return fmt.Errorf("field %s: unknown pii %q", f.Name, class)
+			}
 		}
 		if err := f.resolve(); err != nil {
 			return fmt.Errorf("field %s: %w", f.Name, err)
