@@ -52,8 +52,8 @@ func (s *Signing) validate(dec *decoder, at pointer) {
 	}
 }
 
-// NewSigningSecret makes a shared secret of 32 random bytes.
-func NewSigningSecret() (string, error) {
+// newSecret makes a shared secret of 32 random bytes.
+func newSecret() (string, error) {
 	key, err := randomBytes(32)
 	if err != nil {
 		return "", fmt.Errorf("make a signing secret: %w", err)
@@ -88,7 +88,7 @@ func (s *Subscription) MakeSigningKey(box *secret.Box, now time.Time, overlap ti
 		if s.Signing.Scheme == SigningEd25519 {
 			given, err = newPrivateKey()
 		} else {
-			given, err = NewSigningSecret()
+			given, err = newSecret()
 			shown = given
 		}
 		if err != nil {

@@ -56,10 +56,9 @@ func newSubscription(t *testing.T, tenant string) *subscription.Subscription {
 	sub, err := subscription.Parse([]byte(`{"url":"https://example.com/hook","events":["call.ended"]}`), subscription.Rules{})
 	require.NoError(t, err)
 	sub.ID, sub.Tenant = "sub_"+ulid.Make().String(), tenant
-	plain, err := subscription.NewSigningSecret()
-	require.NoError(t, err)
-	sub.Signing.Secret = subscription.NewHidden(plain)
 	box, err := secret.NewBox(make([]byte, secret.KeySize))
+	require.NoError(t, err)
+	_, err = sub.MakeSigningKey(box, time.Now(), 0)
 	require.NoError(t, err)
 	require.NoError(t, sub.Seal(box))
 	return sub
