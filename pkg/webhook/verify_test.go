@@ -55,9 +55,37 @@ func TestVerify(t *testing.T) {
 }
 
 func TestVerifierSaysWhatIsWrongWithASecret(t *testing.T) {
-	for _, secret := range []string{"", "sec_AAAA", "whsec_", "whsec_%%%"} {
+	for _, secret := range []string{"", "sec_AAAA", "whsec_", "whsec_%%%", "whpk_", "whpk_AAAA", "whsk_AAAA"} {
 		if _, err := webhook.NewVerifier(secret); err == nil {
 			t.Errorf("%q is taken", secret)
+		}
+	}
+}
+
+// What can't be checked is said to be that, not to be wrong.
+func TestVerifySaysWhichSchemeIsMissing(t *testing.T) {
+	now := time.Unix(1_700_000_000, 0)
+	h := http.Header{}
+	h.Set("webhook-id", "msg")
+	h.Set("webhook-timestamp", strconv.FormatInt(now.Unix(), 10))
+	secret := "whsec_" + base64.StdEncoding.EncodeToString(make([]byte, 32))
+	public := "whpk_" + base64.StdEncoding.EncodeToString(make([]byte, 32))
+	for _, c := range []struct {
+		signature, want string
+		keys            []string
+	}{
+		{"v1a,AAAA", "it has no v1 signature (HMAC-SHA256)", []string{secret}},
+		{"v1,AAAA", "it has no v1a signature (ed25519)", []string{public}},
+		{"v2,AAAA", "it has neither a v1 nor a v1a signature", []string{secret, public}},
+		{"v1,%%% v1a,AAAA", "the signature does not fit: another secret, or the body was changed on the way", []string{secret, public}},
+	} {
+		v, err := webhook.NewVerifier(c.keys...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.Set("webhook-signature", c.signature)
+		if err := v.Verify(h, nil, now); err == nil || err.Error() != c.want {
+			t.Errorf("%s: %v, want %s", c.signature, err, c.want)
 		}
 	}
 }
