@@ -52,7 +52,9 @@ func newAgentSettingsGet(api *apiFlags, out *output) *cobra.Command {
 		Use:   "get AGENT",
 		Short: "An agent's webhooks",
 		Args:  cobra.ExactArgs(1),
-		RunE:  func(cmd *cobra.Command, args []string) error { return agentSettings(cmd, api, out, http.MethodGet, args[0], nil) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return agentSettings(cmd, api, out, http.MethodGet, args[0], nil)
+		},
 	}
 }
 

@@ -1,16 +1,20 @@
 package callstream
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/callstream/callstream/pkg/problem"
 	"github.com/callstream/callstream/pkg/run"
 	"github.com/callstream/callstream/services/callstream/declare"
 )
@@ -47,7 +51,31 @@ func (f *declareFlags) plan(cmd *cobra.Command, c *apiClient) (*declare.Plan, er
 	if err != nil {
 		return nil, err
 	}
-	return declare.New(entries, current, f.options)
+	plan, err := declare.New(entries, current, f.options)
+	if err != nil {
+		return nil, err
+	}
+	return plan, spareAgents(cmd.Context(), c, plan)
+}
+
+// spareAgents keeps subscriptions that stand for an agent's settings from being deleted: those declare them.
+func spareAgents(ctx context.Context, c *apiClient, plan *declare.Plan) error {
+	for _, s := range slices.Clone(plan.Steps) {
+		if s.Action != declare.Delete || s.Agent == "" {
+			continue
+		}
+		var settings agentSettingsView
+		err := c.do(ctx, http.MethodGet, agentSettingsPath(s.Agent), nil, &settings, nil)
+		var p *problem.Problem
+		switch {
+		case errors.As(err, &p) && p.Status == http.StatusNotFound:
+		case err != nil:
+			return err
+		case settings.SubscriptionID == s.ID:
+			plan.Spare(s.ID)
+		}
+	}
+	return nil
 }
 
 // readSources reads the files, and those in the folders, that -f names.

@@ -53,6 +53,8 @@ type Step struct {
 
 	// Entry is what is declared, nil for one that is deleted.
 	Entry *Entry `json:"-"`
+	// Agent is whose post-call webhook a deleted one may stand for, as the per-agent settings make them; else empty.
+	Agent string `json:"-"`
 	patch map[string]any
 }
 
@@ -76,6 +78,11 @@ type Plan struct {
 
 // Pending says whether there is something to do.
 func (p *Plan) Pending() bool { return slices.ContainsFunc(p.Steps, (*Step).Pending) }
+
+// Spare leaves a subscription alone that was to be deleted.
+func (p *Plan) Spare(id string) {
+	p.Steps = slices.DeleteFunc(p.Steps, func(s *Step) bool { return s.Action == Delete && s.ID == id })
+}
 
 // Count returns how many steps have an action.
 func (p *Plan) Count(a Action) int {
@@ -135,7 +142,7 @@ func New(entries []*Entry, current []json.RawMessage, o Options) (*Plan, error) 
 		switch {
 		case x.declared:
 		case o.Prune:
-			plan.Steps = append(plan.Steps, &Step{Action: Delete, Name: x.Name, ID: x.ID, State: string(x.State), Version: x.Version})
+			plan.Steps = append(plan.Steps, &Step{Action: Delete, Name: x.Name, ID: x.ID, State: string(x.State), Version: x.Version, Agent: x.agent()})
 		default:
 			plan.Others++
 		}
@@ -155,6 +162,14 @@ func read(raw json.RawMessage) (*existing, error) {
 		return nil, fmt.Errorf("read a subscription: %w", err)
 	}
 	return x, nil
+}
+
+// agent is the one whose post-call webhook the subscription looks like.
+func (x *existing) agent() string {
+	if x.Payload.Profile == subscription.ProfilePostCall && len(x.Agents) == 1 && slices.Equal(x.Events, []string{"call.report"}) {
+		return x.Agents[0]
+	}
+	return ""
 }
 
 func (e *Entry) create(o Options) *Step {
