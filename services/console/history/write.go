@@ -88,10 +88,14 @@ func mergeFrom[K comparable, V any](kept [2]map[K]*V, key K, merge func(*V)) boo
 	return false
 }
 
-// apply writes a batch and the offsets behind it, all or nothing, and returns how many deliveries are new. The rows of the
+// counts are numbers of rows.
+type counts struct{ events, deliveries int64 }
+
+// apply writes a batch and the offsets behind it, all or nothing, and returns how many rows are new. The rows of the
 // batch come to be what the database has. It fails with errNotWriter where the state is not the one that was claimed.
-func (s *Store) apply(ctx context.Context, as state, b *batch) (added int, err error) {
-	err = s.change(ctx, "write the history", func(t tx) error {
+func (s *Store) apply(ctx context.Context, as state, b *batch) (counts, error) {
+	var added counts
+	err := s.change(ctx, "write the history", func(t tx) error {
 		now, err := t.state(ctx)
 		if err != nil {
 			return err
@@ -100,14 +104,15 @@ func (s *Store) apply(ctx context.Context, as state, b *batch) (added int, err e
 			return errNotWriter
 		}
 		unknownEvents, unknownDeliveries := s.recall(b)
-		if err := t.loadEvents(ctx, b, unknownEvents); err != nil {
-			return err
-		}
-		found, err := t.loadDeliveries(ctx, b, unknownDeliveries)
+		foundEvents, err := t.loadEvents(ctx, b, unknownEvents)
 		if err != nil {
 			return err
 		}
-		added = len(unknownDeliveries) - found
+		foundDeliveries, err := t.loadDeliveries(ctx, b, unknownDeliveries)
+		if err != nil {
+			return err
+		}
+		added = counts{int64(len(unknownEvents) - foundEvents), int64(len(unknownDeliveries) - foundDeliveries)}
 		events, deliveries := make([][]any, 0, len(b.events)), make([][]any, 0, len(b.deliveries))
 		for _, e := range b.events {
 			events = append(events, e.values())
@@ -132,10 +137,22 @@ func (s *Store) apply(ctx context.Context, as state, b *batch) (added int, err e
 	})
 	if err != nil {
 		s.forget()
-		return 0, err
+		return counts{}, err
 	}
 	s.keep(b)
 	return added, nil
+}
+
+// check fails with errNotWriter where apply would.
+func (s *Store) check(ctx context.Context, as state) error {
+	var now state
+	if err := s.db.Read.QueryRowContext(ctx, `SELECT generation, writer FROM history_state WHERE id = 1`).Scan(&now.generation, &now.writer); err != nil {
+		return fmt.Errorf("read the history's state: %w", err)
+	}
+	if now != as {
+		return errNotWriter
+	}
+	return nil
 }
 
 // skip moves the progress of partitions without a record.
@@ -149,47 +166,35 @@ func (s *Store) skip(ctx context.Context, as state, next map[kafka.TopicPartitio
 // lookup is how many keys one SELECT asks for.
 const lookup = 500
 
-func (t tx) loadEvents(ctx context.Context, b *batch, keys []eventKey) error {
-	for part := range slices.Chunk(keys, lookup) {
-		ids := make([]any, len(part))
-		for i, k := range part {
-			ids[i] = k.id
-		}
-		rows, err := t.QueryContext(ctx, t.db.Bind(selectEvents()+` WHERE id IN (`+marks(len(ids))+`)`), ids...)
-		if err != nil {
-			return err
-		}
-		if err := scanAll(rows, func(e *Event) {
-			if mine := b.events[e.key()]; mine != nil {
-				mine.merge(e)
-			}
-		}, scanEvent); err != nil {
-			return err
-		}
-	}
-	return nil
+// loadEvents merges what the database has under the keys into the batch, and returns how much that was.
+func (t tx) loadEvents(ctx context.Context, b *batch, keys []eventKey) (int, error) {
+	return load(ctx, t, keys, selectEvents(), scanEvent, b.events, func(k eventKey) string { return k.id }, (*Event).key, (*Event).merge)
 }
 
-func (t tx) loadDeliveries(ctx context.Context, b *batch, keys []deliveryKey) (found int, err error) {
+func (t tx) loadDeliveries(ctx context.Context, b *batch, keys []deliveryKey) (int, error) {
+	return load(ctx, t, keys, selectDeliveries(), scanDelivery, b.deliveries, func(k deliveryKey) string { return k.id }, (*Delivery).key, (*Delivery).merge)
+}
+
+// load selects by ids, which are nearly the keys: other rows that have them are left alone.
+func load[K comparable, V any](ctx context.Context, t tx, keys []K, query string, scan func(scanner) (*V, error), into map[K]*V, id func(K) string, key func(*V) K, merge func(*V, *V)) (int, error) {
+	asked := make(map[K]bool, len(keys))
+	found := 0
 	for part := range slices.Chunk(keys, lookup) {
 		ids := make([]any, len(part))
 		for i, k := range part {
-			ids[i] = k.id
+			ids[i], asked[k] = id(k), true
 		}
-		rows, err := t.QueryContext(ctx, t.db.Bind(selectDeliveries()+` WHERE id IN (`+marks(len(ids))+`)`), ids...)
+		rows, err := t.QueryContext(ctx, t.db.Bind(query+` WHERE id IN (`+marks(len(ids))+`)`), ids...)
 		if err != nil {
 			return found, err
 		}
-		asked := make(map[deliveryKey]bool, len(part))
-		for _, k := range part {
-			asked[k] = true
-		}
-		if err := scanAll(rows, func(d *Delivery) {
-			if asked[d.key()] {
+		if err := scanAll(rows, func(row *V) {
+			if k := key(row); asked[k] {
+				delete(asked, k) // two parts may have the same id
+				merge(into[k], row)
 				found++
-				b.deliveries[d.key()].merge(d)
 			}
-		}, scanDelivery); err != nil {
+		}, scan); err != nil {
 			return found, err
 		}
 	}

@@ -1,0 +1,110 @@
+package history
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+const (
+	// keepEvery is how often old rows are looked for while there are few.
+	keepEvery = 10 * time.Second
+	// keepBatch is how many rows one transaction deletes: a long one would hold up the projection.
+	keepBatch = 2000
+	// recountEvery is how often rows are counted; in between the count is kept by adding up.
+	recountEvery = time.Hour
+)
+
+// keeper deletes what is too old or too much, a little at a time.
+type keeper struct {
+	*Projection
+	rows, fresh      counts // how many rows there are, and how many of them came since the last cleaning
+	counted, cleaned time.Time
+}
+
+func (p *Projection) newKeeper(ctx context.Context) (keeper, error) {
+	k := keeper{Projection: p}
+	return k, k.count(ctx)
+}
+
+func (k *keeper) count(ctx context.Context) error {
+	row := k.store.db.Read.QueryRowContext(ctx, `SELECT (SELECT COUNT(*) FROM history_events), (SELECT COUNT(*) FROM history_deliveries)`)
+	if err := row.Scan(&k.rows.events, &k.rows.deliveries); err != nil {
+		return fmt.Errorf("count the history: %w", err)
+	}
+	k.counted = k.cfg.Now()
+	return nil
+}
+
+// added notes new rows.
+func (k *keeper) added(n counts) {
+	k.rows.events, k.rows.deliveries = k.rows.events+n.events, k.rows.deliveries+n.deliveries
+	k.fresh.events, k.fresh.deliveries = k.fresh.events+n.events, k.fresh.deliveries+n.deliveries
+}
+
+// clean deletes a batch of rows, or twice what came in meanwhile, from each table that has too old ones or too many.
+func (k *keeper) clean(ctx context.Context) error {
+	now := k.cfg.Now()
+	if max(k.rows.deliveries, k.rows.events) <= k.cfg.MaxDeliveries+keepBatch && now.Sub(k.cleaned) < keepEvery {
+		return nil
+	}
+	if now.Sub(k.counted) > recountEvery {
+		if err := k.count(ctx); err != nil {
+			return err
+		}
+	}
+	before := micros(now.Add(-k.cfg.Retention))
+	more := false
+	for _, table := range []struct {
+		name, at    string
+		rows, fresh *int64
+	}{
+		{"history_deliveries", "created_at", &k.rows.deliveries, &k.fresh.deliveries},
+		{"history_events", "accepted_at", &k.rows.events, &k.fresh.events},
+	} {
+		most := max(keepBatch, 2**table.fresh)
+		n, err := k.store.delete(ctx, table.name, table.at, before, most)
+		if excess := *table.rows - n - k.cfg.MaxDeliveries; err == nil && excess > 0 && n < most {
+			var older int64
+			older, err = k.store.delete(ctx, table.name, table.at, math.MaxInt64, min(excess, most-n))
+			n += older
+		}
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			k.metrics.deleted.Add(ctx, n)
+			k.log.Debug("old rows deleted", zap.String("table", table.name), zap.Int64("rows", n))
+		}
+		*table.rows, *table.fresh = *table.rows-n, 0
+		more = more || n == most
+	}
+	if !more {
+		k.cleaned = now
+	}
+	return nil
+}
+
+// delete deletes the oldest rows of a table whose time is before a limit, at most so many.
+func (s *Store) delete(ctx context.Context, table, at string, before, most int64) (int64, error) {
+	row := "rowid"
+	if s.db.Postgres {
+		row = "ctid"
+	}
+	var n int64
+	err := s.change(ctx, "delete old rows", func(t tx) error {
+		done, err := t.exec(ctx, "DELETE FROM "+table+" WHERE "+row+" IN (SELECT "+row+" FROM "+table+" WHERE "+at+" < ? ORDER BY "+at+" LIMIT ?)", before, most)
+		if err != nil {
+			return err
+		}
+		n, err = done.RowsAffected()
+		return err
+	})
+	if n > 0 {
+		s.forget()
+	}
+	return n, err
+}
