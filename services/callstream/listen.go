@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -43,8 +45,9 @@ func newListenCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "listen",
 		Short: "Receive webhooks here: verify and print each delivery",
-		Long: `Run a webhook endpoint on this machine. It passes the challenge that a new subscription is verified with, checks
-the signature of each delivery against --secret, prints it, and answers 200.
+		Long: `Run a webhook endpoint on this machine. It passes the handshakes that a new subscription is verified with (challenge and
+CloudEvents), checks the signature of each delivery against --secret, prints it, and answers 200. It takes every payload
+profile, by POST and GET.
 
 With --subscribe it subscribes itself to these events, checks signatures with the secret that it gets, and removes the
 subscription when it ends.`,
@@ -81,7 +84,7 @@ subscription when it ends.`,
 	flags.StringVar(&opts.filter, "filter", "", "with --subscribe: CEL over event")
 	flags.StringVar(&opts.url, "url", "", "with --subscribe: where callstream reaches this receiver, if not at the address it listens on")
 	flags.StringVar(&opts.addr, "addr", "127.0.0.1:9000", "where to listen; :9000 also takes requests from other machines")
-	flags.StringSliceVar(&opts.secrets, "secret", nil, "the subscription's signing secret, whsec_…; may be repeated (CALLSTREAM_WEBHOOK_SECRET)")
+	flags.StringSliceVar(&opts.secrets, "secret", nil, "the subscription's signing secret, whsec_…, or its public key, whpk_…; may be repeated (CALLSTREAM_WEBHOOK_SECRET)")
 	flags.IntVar(&opts.status, "status", http.StatusOK, "status to answer deliveries with")
 	flags.DurationVar(&opts.delay, "delay", 0, "time to take before the answer")
 	flags.BoolVarP(&opts.quiet, "quiet", "q", false, "one line a delivery, without the body")
@@ -215,43 +218,75 @@ type receipt struct {
 	Verified  *bool             `json:"verified"` // null without a secret
 	Problem   string            `json:"problem,omitempty"`
 	Challenge bool              `json:"challenge,omitempty"`
+	Handshake bool              `json:"handshake,omitempty"` // the CloudEvents one, by OPTIONS
 	Answered  int               `json:"answered"`
 	Headers   map[string]string `json:"headers"`
 	Bytes     int               `json:"bytes"`
 	Body      json.RawMessage   `json:"body,omitempty"` // as it came, or a JSON string if it isn't JSON
 }
 
-// ServeHTTP takes one delivery, or the challenge that verifies a new subscription.
+// glance is what a line about a delivery needs of its body, under the names that the profiles have for it.
+type glance struct {
+	Type      string `json:"type"`       // standard, cloudevents
+	Event     string `json:"event"`      // callback, dialer, platform
+	EventType string `json:"event_type"` // push
+	ID        string `json:"id"`
+	CallID    string `json:"call_id"`
+	CallIDs   string `json:"callId"`  // dialer, post-call
+	Subject   string `json:"subject"` // cloudevents
+	Challenge string `json:"challenge"`
+}
+
+// glanceAt looks at a body, or at the query of a request without one.
+func glanceAt(body []byte, query url.Values) (g glance, isJSON bool) {
+	if len(body) > 0 {
+		err := json.Unmarshal(body, &g)
+		return g, err == nil || json.Valid(body)
+	}
+	first := query.Get
+	return glance{Type: first("type"), Event: first("event"), EventType: first("event_type"), ID: first("id"), CallID: first("call_id"), CallIDs: first("callId")}, false
+}
+
+// ServeHTTP takes one delivery, or the handshake that verifies a new subscription.
 func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, maxDelivery))
 	if err != nil {
 		http.Error(w, "the body could not be read: "+err.Error(), http.StatusRequestEntityTooLarge)
 		return
 	}
-	var peek struct {
-		ID        string `json:"id"`
-		Type      string `json:"type"`
-		CallID    string `json:"call_id"`
-		Challenge string `json:"challenge"`
-	}
-	isJSON := json.Unmarshal(body, &peek) == nil || json.Valid(body)
+	peek, isJSON := glanceAt(body, req.URL.Query())
+	header := req.Header.Get
 	got := receipt{
-		Time: r.now(), Method: req.Method, Path: req.URL.RequestURI(), WebhookID: req.Header.Get("webhook-id"),
-		EventID: firstOf(req.Header.Get("x-event-id"), peek.ID), Type: peek.Type, CallID: peek.CallID, Answered: r.opts.status,
+		Time: r.now(), Method: req.Method, Path: req.URL.RequestURI(), WebhookID: header("webhook-id"),
+		EventID: firstOf(header("x-event-id"), header("ce-id"), peek.ID), Type: firstOf(header("ce-type"), peek.Type, peek.EventType, peek.Event),
+		CallID: firstOf(header("ce-subject"), peek.CallID, peek.CallIDs, peek.Subject), Answered: r.opts.status,
 		Headers: map[string]string{}, Bytes: len(body),
 	}
-	got.Attempt, _ = strconv.Atoi(req.Header.Get("webhook-attempt")) // 0 when absent
+	got.Attempt, _ = strconv.Atoi(header("webhook-attempt")) // 0 when absent
 	for name := range req.Header {
-		got.Headers[strings.ToLower(name)] = req.Header.Get(name)
+		got.Headers[strings.ToLower(name)] = header(name)
 	}
 	switch {
-	case isJSON && len(body) > 0:
+	case isJSON:
 		got.Body = body
 	case len(body) > 0:
 		got.Body, _ = json.Marshal(string(body)) // a string always encodes
 	}
+	// Whoever wants to send CloudEvents here asks first (HTTP webhooks for event delivery, section 4).
+	if origin := header("WebHook-Request-Origin"); req.Method == http.MethodOptions && origin != "" {
+		got.Handshake, got.Answered = true, http.StatusOK
+		r.print(&got)
+		w.Header().Set("Allow", "POST")
+		w.Header().Set("WebHook-Allowed-Origin", origin)
+		w.Header().Set("WebHook-Allowed-Rate", "*")
+		return
+	}
 	if v := r.verify.Load(); v != nil {
-		err := v.Verify(req.Header, body, r.now())
+		signed := body
+		if req.Method == http.MethodGet {
+			signed = []byte(req.URL.RawQuery) // there is no body
+		}
+		err := v.Verify(req.Header, signed, r.now())
 		ok := err == nil
 		got.Verified = &ok
 		if err != nil {
@@ -284,7 +319,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 func (r *receiver) print(got *receipt) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if got.WebhookID != "" && !got.Challenge {
+	if got.WebhookID != "" && !got.handshake() {
 		got.Repeat = r.seen.add(got.WebhookID)
 	}
 	var b bytes.Buffer
@@ -296,8 +331,8 @@ func (r *receiver) print(got *receipt) {
 		}
 	} else {
 		got.line(&b)
-		if !r.opts.quiet && len(got.Body) > 0 && !got.Challenge {
-			pretty(&b, got.Body)
+		if !r.opts.quiet && !got.handshake() {
+			got.content(&b)
 		}
 	}
 	_, _ = r.out.Write(b.Bytes())
@@ -308,9 +343,12 @@ func (r *receiver) print(got *receipt) {
 //	15:04:05.123  call.ended  evt_01J…  call c-77  attempt 1  ✓ verified
 func (g *receipt) line(b *bytes.Buffer) {
 	parts := []string{g.Time.Local().Format("15:04:05.000")}
-	if g.Challenge {
+	switch {
+	case g.Challenge:
 		parts = append(parts, "challenge answered: the endpoint is verified now")
-	} else {
+	case g.Handshake:
+		parts = append(parts, "CloudEvents handshake answered: "+g.Headers["webhook-request-origin"]+" may send")
+	default:
 		parts = append(parts, firstOf(g.Type, g.Method+" "+g.Path))
 		parts = append(parts, firstOf(g.EventID, g.WebhookID, "no event id"))
 		if g.CallID != "" {
@@ -321,7 +359,7 @@ func (g *receipt) line(b *bytes.Buffer) {
 		}
 	}
 	switch {
-	case g.Verified == nil && !g.Challenge:
+	case g.Verified == nil && !g.handshake():
 		parts = append(parts, "? unverified (no --secret)")
 	case g.Verified != nil && *g.Verified:
 		parts = append(parts, "✓ verified")
@@ -336,6 +374,42 @@ func (g *receipt) line(b *bytes.Buffer) {
 	}
 	b.WriteString(oneLine(strings.Join(parts, "  ")))
 	b.WriteByte('\n')
+}
+
+// handshake says that the request was no delivery, but asked whether deliveries are welcome.
+func (g *receipt) handshake() bool { return g.Challenge || g.Handshake }
+
+// content writes what was delivered: the attributes of a CloudEvent in binary mode, the fields of a query, the body.
+func (g *receipt) content(b *bytes.Buffer) {
+	var attributes []string
+	for name, value := range g.Headers {
+		if attribute, ok := strings.CutPrefix(name, "ce-"); ok {
+			attributes = append(attributes, attribute+": "+value)
+		}
+	}
+	slices.Sort(attributes)
+	if len(attributes) > 0 {
+		b.WriteString("    " + oneLine("ce  "+strings.Join(attributes, "  ")) + "\n")
+	}
+	if _, query, _ := strings.Cut(g.Path, "?"); g.Method == http.MethodGet && query != "" {
+		for pair := range strings.SplitSeq(query, "&") {
+			name, value, _ := strings.Cut(pair, "=")
+			b.WriteString("    " + oneLine(unescaped(name)+": "+unescaped(value)) + "\n")
+		}
+	}
+	if len(g.Body) > 0 {
+		pretty(b, g.Body)
+	} else if len(attributes) > 0 || g.Method == http.MethodGet {
+		b.WriteByte('\n')
+	}
+}
+
+// unescaped is a part of a query as it was meant, or as it is where it means nothing.
+func unescaped(s string) string {
+	if plain, err := url.QueryUnescape(s); err == nil {
+		return plain
+	}
+	return s
 }
 
 func pretty(b *bytes.Buffer, body json.RawMessage) {

@@ -9,6 +9,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -237,4 +239,58 @@ func TestRecentIDsForgetsOnlyTheOldest(t *testing.T) {
 		}
 		require.LessOrEqual(t, len(s.recent)+len(s.older), 100)
 	}
+}
+
+// P-10, P-11, S2-15: a receiver for every way that callstream sends: the CloudEvents handshake, public keys, fields in a
+// query, attributes in headers.
+func TestListenTakesEveryKindOfDelivery(t *testing.T) {
+	up := startUp(t)
+	var out bytes.Buffer
+	r, err := newReceiver(listenOptions{status: http.StatusOK}, &out, time.Now)
+	require.NoError(t, err)
+	server := httptest.NewServer(r)
+	defer server.Close()
+	for profile, want := range map[string]string{
+		"dialer":             `callEnded  evt_1  call c-1  attempt 1  ✓ verified`,
+		"callback":           `call_completed  evt_1  call c-1  attempt 1  ✓ verified`,
+		"push":               `call.ended  evt_1  call c-1  attempt 1  ✓ verified`,
+		"platform":           `Call Ended  evt_1  call c-1  attempt 1  ✓ verified`,
+		"standard":           `call.ended  evt_1  call c-1  attempt 1  ✓ verified`,
+		"cloudevents":        `call.ended  evt_1  call c-1  attempt 1  ✓ verified`,
+		"cloudevents-binary": `call.ended  evt_1  call c-1  attempt 1  ✓ verified`,
+		"raw":                `POST /  evt_1  attempt 1  ✓ verified`,
+	} {
+		for _, method := range []string{"POST", "GET"} {
+			if method == "GET" && strings.HasPrefix(profile, "cloudevents") {
+				continue // there is no such thing
+			}
+			if method == "GET" {
+				want = strings.Replace(want, "POST /", "GET /?durationMs=1200", 1)
+			}
+			name := profile + " by " + method
+			s := up.created(t, "--name", name, "--url", server.URL, "--events", "*", "--profile", profile, "--method", method,
+				"--signing", "ed25519", "--verification", "options", "--verify=false")
+			require.True(t, strings.HasPrefix(s.Signing.PublicKey, "whpk_"))
+			require.NoError(t, r.trust([]string{s.Signing.PublicKey}))
+			out.Reset()
+			require.NoError(t, up.run(t, "subscriptions", "verify", s.ID).err, name)
+			require.Contains(t, out.String(), "CloudEvents handshake answered: callstream may send\n", name)
+			out.Reset()
+			event := filepath.Join(t.TempDir(), "event.json")
+			require.NoError(t, os.WriteFile(event, []byte(`{"type": "call.ended", "id": "evt_1", "call_id": "c-1", "data": {"durationMs": 1200}}`), 0o600))
+			require.NoError(t, up.run(t, "subscriptions", "test", s.ID, "--event", event).err, name)
+			require.Contains(t, out.String(), want, name)
+			switch {
+			case profile == "cloudevents-binary":
+				require.Regexp(t, `(?m)^    ce  .*id: evt_1 .*type: call\.ended`, out.String())
+			case method == "GET" && profile == "dialer":
+				require.Regexp(t, `(?m)^    callId: c-1$`, out.String())
+			}
+		}
+	}
+	// The key of another subscription fits none of it.
+	s := up.created(t, "--url", server.URL, "--events", "*", "--signing", "ed25519", "--verification", "options")
+	out.Reset()
+	require.NoError(t, up.run(t, "subscriptions", "test", s.ID).err)
+	require.Contains(t, out.String(), "✗ the signature does not fit")
 }
