@@ -8,6 +8,7 @@ import (
 
 	"github.com/callstream/callstream/pkg/egress"
 	"github.com/callstream/callstream/subscription"
+	"github.com/callstream/callstream/subscription/outbound"
 )
 
 func failed(class egress.Class) result {
@@ -42,6 +43,13 @@ func TestJudge(t *testing.T) {
 		"refused":        {failed(egress.ClassRefused), 1, subscription.Retry{}, verdict{outcome: outcomeRetry, reason: "refused", delay: time.Second}},
 		"blocked":        {failed(egress.ClassBlocked), 1, subscription.Retry{}, verdict{outcome: outcomeDead, reason: reasonBlocked}},
 		"invalid":        {failed(egress.ClassInvalid), 1, subscription.Retry{}, verdict{outcome: outcomeDead, reason: reasonInvalid}},
+
+		// P-15: without an access token nothing was sent, and a token that is refused is replaced.
+		"no token":              {failed(outbound.ClassOAuth2), 1, retryOn("5xx"), verdict{outcome: outcomeRetry, reason: "oauth2", delay: time.Second}},
+		"no token, the last":    {failed(outbound.ClassOAuth2), 3, subscription.Retry{}, verdict{outcome: outcomeDead, reason: reasonExhausted}},
+		"401":                   {status(401), 1, subscription.Retry{}, verdict{outcome: outcomeDead, reason: reasonRejected}},
+		"401 to a token":        {result{status: 401, tokenRefused: true}, 1, retryOn("5xx"), verdict{outcome: outcomeRetry, reason: "http_4xx", delay: time.Second}},
+		"401 to a token, often": {result{status: 401, tokenRefused: true}, 3, subscription.Retry{}, verdict{outcome: outcomeDead, reason: reasonExhausted}},
 
 		"404 asked for":          {status(404), 1, retryOn("404"), verdict{outcome: outcomeRetry, reason: "http_4xx", delay: time.Second}},
 		"418 in a class":         {status(418), 1, retryOn("4xx"), verdict{outcome: outcomeRetry, reason: "http_4xx", delay: time.Second}},

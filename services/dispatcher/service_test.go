@@ -310,6 +310,12 @@ func TestSkipsSayWhy(t *testing.T) {
 	if hook.Total() != 0 {
 		t.Errorf("%d requests", hook.Total())
 	}
+	// What is replayed is asked for now, however old it is.
+	r.deliver("sub_active", 1, func(d *event.Delivery) { d.ExpiresAt, d.ReplayID = time.Now().Add(-time.Second), "rpl_1" })
+	waitFor(t, hook, 1)
+	if got := hook.Requests()[0].Header.Get("webhook-replay"); got != "rpl_1" {
+		t.Errorf("webhook-replay is %q", got)
+	}
 }
 
 // A delivery that was made under a version that this dispatcher hasn't read yet waits for it.

@@ -3,6 +3,7 @@ package outbound
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -193,6 +194,36 @@ func TestWithoutATokenNothingIsSent(t *testing.T) {
 			c.advance(time.Minute)
 			c.sends(t, target, 200)
 		})
+	}
+}
+
+// P-15: what a token endpoint says that doesn't speak HTTP is not repeated either.
+func TestAnErrorOfTheTokenEndpointRepeatsNothing(t *testing.T) {
+	var config net.ListenConfig
+	listener, err := config.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Read(make([]byte, 4096))
+			_, _ = conn.Write([]byte("planted-secret planted-secret planted-secret\r\n\r\n"))
+			_ = conn.Close()
+		}
+	}()
+	target := testTarget(t, testSender(t, Options{}), "https://example.com", func(s *subscription.Subscription) {
+		s.Auth = subscription.Auth{
+			Type: subscription.AuthOAuth2, TokenURL: "http://" + listener.Addr().String() + "?planted-secret", ClientID: "client", ClientSecret: subscription.NewHidden("secret"),
+		}
+	})
+	a := target.Send(t.Context(), testDelivery(), Attempt{Number: 1})
+	if text := a.Err.Error(); egress.ClassOf(a.Err) != ClassOAuth2 || strings.Contains(text, "planted") {
+		t.Errorf("ended as %s", text)
 	}
 }
 
