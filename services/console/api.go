@@ -227,9 +227,12 @@ func subscriptionSchema(a *apiSet, name string, required ...string) *huma.Schema
 	document := registry.SchemaFromRef(schemaOf[subscription.Subscription](a).Ref)
 	input := *document
 	input.Properties, input.Required = maps.Clone(document.Properties), required
+	answer := registry.SchemaFromRef(schemaOf[shownSubscription](a).Ref)
 	for _, member := range subscription.ReadOnly() {
-		if property := document.Properties[member]; property != nil {
-			property.ReadOnly = true
+		for _, shown := range []*huma.Schema{document, answer} {
+			if property := shown.Properties[member]; property != nil {
+				property.ReadOnly = true
+			}
 		}
 		delete(input.Properties, member)
 	}

@@ -67,14 +67,14 @@ type manyKeys struct{ Body list[keyDocument] }
 
 func (a *apiSet) registerKeys() {
 	const path = "/v1/keys"
-	register(a, operation{id: "create-key", method: http.MethodPost, path: path, scope: auth.ScopeAdmin, status: http.StatusCreated,
+	register(a, operation{id: "create-key", method: http.MethodPost, path: path, scope: auth.ScopeAdmin, status: http.StatusCreated, accepted: true,
 		summary: "Create an API key; it is shown once", body: schemaOf[keyRequest](a),
 		errors: []int{http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity}}, a.createKey)
 	register(a, operation{id: "list-keys", method: http.MethodGet, path: path, scope: auth.ScopeAdmin,
 		summary: "List API keys, newest first", errors: []int{http.StatusUnprocessableEntity}}, a.listKeys)
-	register(a, operation{id: "delete-key", method: http.MethodDelete, path: path + "/{id}", scope: auth.ScopeAdmin, status: http.StatusNoContent,
+	register(a, operation{id: "delete-key", method: http.MethodDelete, path: path + "/{id}", scope: auth.ScopeAdmin, status: http.StatusNoContent, accepted: true,
 		summary: "Revoke an API key", errors: []int{http.StatusNotFound}}, a.deleteKey)
-	register(a, operation{id: "rotate-key", method: http.MethodPost, path: path + "/{id}/rotate", scope: auth.ScopeAdmin, status: http.StatusOK,
+	register(a, operation{id: "rotate-key", method: http.MethodPost, path: path + "/{id}/rotate", scope: auth.ScopeAdmin, accepted: true,
 		summary: "Replace an API key; the one before is refused at once", body: schemaOf[nothing](a), bodyOptional: true, errors: []int{http.StatusNotFound, http.StatusUnprocessableEntity}}, a.rotateKey)
 }
 

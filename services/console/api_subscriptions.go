@@ -99,7 +99,7 @@ func (a *apiSet) registerSubscriptions() {
 	act := append([]int{http.StatusConflict}, change...)
 	example := exampleSubscription(a.log)
 	register(a, operation{id: "create-subscription", method: http.MethodPost, path: path, scope: auth.ScopeSubscriptionsWrite, status: http.StatusCreated, accepted: true,
-		summary: "Create a subscription; its signing secret is shown this once", body: create, errors: body, request: exampleDocument(), answer: example}, a.create)
+		summary: "Create a subscription; its signing secret is shown this once", body: create, errors: body, request: exampleDocument(), answer: withSecret(example)}, a.create)
 	register(a, operation{id: "list-subscriptions", method: http.MethodGet, path: path, scope: auth.ScopeSubscriptionsRead,
 		summary: "List and search subscriptions, newest first", errors: []int{http.StatusBadRequest, http.StatusUnprocessableEntity}}, a.list)
 	register(a, operation{id: "get-subscription", method: http.MethodGet, path: path + "/{id}", scope: auth.ScopeSubscriptionsRead,
@@ -118,7 +118,7 @@ func (a *apiSet) registerSubscriptions() {
 		summary: "Pause a subscription", body: schemaOf[nothing](a), bodyOptional: true, errors: act, answer: example}, a.pause)
 	register(a, operation{id: "rotate-secret", method: http.MethodPost, path: path + "/{id}/rotate-secret", scope: auth.ScopeSubscriptionsWrite, accepted: true,
 		summary: "Replace the signing key; the one before signs beside it for the overlap. The new secret is shown this once", body: schemaOf[rotation](a), bodyOptional: true, errors: act,
-		request: map[string]any{"overlap": "24h"}, answer: example}, a.rotate)
+		request: map[string]any{"overlap": "24h"}, answer: withSecret(example)}, a.rotate)
 }
 
 func (a *apiSet) create(ctx context.Context, store *storage.Store, p auth.Principal, in *createSubscription) (*newSubscription, error) {

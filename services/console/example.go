@@ -6,6 +6,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/callstream/callstream/pkg/webhook"
 	"github.com/callstream/callstream/subscription"
 )
 
@@ -23,8 +24,8 @@ func exampleDocument() map[string]any {
 	}
 }
 
-// exampleSubscription is what becomes of exampleDocument.
-func exampleSubscription(log *zap.Logger) any {
+// exampleSubscription is what becomes of exampleDocument; nil where it can't be made.
+func exampleSubscription(log *zap.Logger) *shownSubscription {
 	raw, err := json.Marshal(exampleDocument())
 	if err != nil {
 		log.Error("the example of the OpenAPI document can't be written", zap.Error(err))
@@ -39,5 +40,13 @@ func exampleSubscription(log *zap.Logger) any {
 	sub.Signing.Secret = subscription.NewHidden("shown as set alone")
 	sub.CreatedAt = time.Date(2026, 1, 20, 10, 0, 0, 0, time.UTC)
 	sub.UpdatedAt = sub.CreatedAt.Add(time.Minute)
-	return sub
+	return &shownSubscription{Subscription: sub}
+}
+
+// withSecret is the example of an answer that shows a secret.
+func withSecret(s *shownSubscription) *shownSubscription {
+	if s == nil {
+		return nil
+	}
+	return &shownSubscription{Subscription: s.Subscription, Secret: webhook.PrefixSecret + "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwmI3zH1Xj0hk="}
 }

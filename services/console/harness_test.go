@@ -16,10 +16,12 @@ import (
 	"time"
 
 	"github.com/callstream/callstream/pkg/egress"
+	"github.com/callstream/callstream/pkg/kafka"
 	"github.com/callstream/callstream/pkg/problem"
 	"github.com/callstream/callstream/pkg/secret"
 	"github.com/callstream/callstream/pkg/telemetry"
 	"github.com/callstream/callstream/schemas/event"
+	"github.com/callstream/callstream/services/console/storage"
 	"github.com/callstream/callstream/services/console/storage/pgtest"
 	"github.com/callstream/callstream/services/console/storage/storagetest"
 	"github.com/stretchr/testify/require"
@@ -114,6 +116,8 @@ type harness struct {
 	logs  *syncBuffer
 	key   string // sent as Authorization when set
 	stop  func()
+	// producer writes to the topics, where the console is on Kafka.
+	producer *kafka.Producer
 }
 
 type syncBuffer struct {
@@ -267,14 +271,18 @@ func obliging(w http.ResponseWriter, r *http.Request) {
 func (h *harness) subscriptions() []event.SubscriptionRecord {
 	h.t.Helper()
 	var out []event.SubscriptionRecord
-	for _, r := range h.feeds.records(feedTopic("subscription")) {
+	var feeds feedLog = h.feeds
+	if h.deps.log == nil {
+		feeds = h.svc.relay.feeds // on Kafka
+	}
+	require.NoError(h.t, feeds.read(h.t.Context(), feedTopic(storage.KindSubscription), func(r feedRecord) {
 		if r.value == nil {
-			continue
+			return
 		}
 		var rec event.SubscriptionRecord
 		require.NoError(h.t, h.codec.Decode(h.t.Context(), r.value, &rec))
 		out = append(out, rec)
-	}
+	}))
 	return out
 }
 

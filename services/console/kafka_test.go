@@ -19,20 +19,7 @@ import (
 // The console on a broker: changes on the feed when they are answered, signals applied, and nothing written twice after a
 // restart.
 func TestOnKafka(t *testing.T) {
-	target := kafkatest.Cluster(t)
-	brokers := kafka.Config{Brokers: target.Brokers}
-	producer, err := kafka.NewProducer(brokers, zap.NewNop())
-	require.NoError(t, err)
-	defer producer.Close()
-	var specs []kafka.TopicSpec
-	for _, declared := range topic.All(topic.Policy{Partitions: 1}) {
-		switch declared.Name {
-		case topic.Subscriptions, topic.Keys, topic.Signals:
-			specs = append(specs, kafka.TopicSpec{Name: declared.Name, Partitions: declared.Partitions, Replicas: 1, Retention: declared.Retention, Compact: declared.Compact, MaxBytes: declared.MaxBytes})
-		}
-	}
-	_, err = kafka.EnsureTopics(t.Context(), producer.Client(), specs, zap.NewNop(), kafka.TopicOptions{})
-	require.NoError(t, err)
+	brokers, producer, target := allTopics(t)
 	registry, err := kafka.NewRegistry(kafka.RegistryConfig{URLs: []string{target.RegistryURL}})
 	require.NoError(t, err)
 
@@ -84,4 +71,51 @@ func TestOnKafka(t *testing.T) {
 	require.Equal(t, before, feed.Applied())
 	h.do("DELETE", "/v1/subscriptions/"+id, "").is(http.StatusNoContent)
 	require.True(t, shows(id, 1, 4, true)(book))
+}
+
+// allTopics makes every topic of the console and its history, with one partition each.
+func allTopics(t *testing.T) (kafka.Config, *kafka.Producer, kafkatest.Target) {
+	t.Helper()
+	target := kafkatest.Cluster(t)
+	brokers := kafka.Config{Brokers: target.Brokers}
+	producer, err := kafka.NewProducer(brokers, zap.NewNop())
+	require.NoError(t, err)
+	t.Cleanup(producer.Close)
+	var specs []kafka.TopicSpec
+	for _, declared := range topic.All(topic.Policy{Partitions: 1}) {
+		specs = append(specs, kafka.TopicSpec{Name: declared.Name, Partitions: declared.Partitions, Replicas: 1, Retention: declared.Retention, Compact: declared.Compact, MaxBytes: declared.MaxBytes})
+	}
+	_, err = kafka.EnsureTopics(t.Context(), producer.Client(), specs, zap.NewNop(), kafka.TopicOptions{})
+	require.NoError(t, err)
+	return brokers, producer, target
+}
+
+// startOnKafka runs a console on a broker, with its history, and with nobody who applies the feeds.
+func startOnKafka(t *testing.T, change ...func(*Config, *Deps)) *harness {
+	t.Helper()
+	brokers, producer, _ := allTopics(t)
+	h := start(t, append([]func(*Config, *Deps){func(c *Config, d *Deps) {
+		c.Kafka, c.InForceTimeout, c.HistoryRetention, d.log = brokers, 20*time.Second, 30*24*time.Hour, nil
+	}}, change...)...)
+	h.producer = producer
+	h.awaitReady()
+	return h
+}
+
+func (h *harness) produceRecord(name string, r event.Record) int64 {
+	h.t.Helper()
+	value, err := h.codec.Encode(h.t.Context(), nil, r)
+	require.NoError(h.t, err)
+	rec := &kgo.Record{Topic: name, Value: value}
+	require.NoError(h.t, h.producer.ProduceSync(h.t.Context(), rec))
+	return rec.Offset
+}
+
+func (h *harness) produceEvent(e *event.Event) int64 {
+	h.t.Helper()
+	value, err := h.codec.EncodeEvent(h.t.Context(), nil, e)
+	require.NoError(h.t, err)
+	rec := &kgo.Record{Topic: e.Topic(), Key: e.Key(), Value: value}
+	require.NoError(h.t, h.producer.ProduceSync(h.t.Context(), rec))
+	return rec.Offset
 }
