@@ -1,6 +1,9 @@
 package scope
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // A run is what a text has of digits with nothing but separators between them: "+1 (555) 123-4567", "4111 1111 1111
 // 1111", also two numbers with only a space between. If one of the numbers in it is a secret, all of it is hidden: where
@@ -18,7 +21,7 @@ const maxGap = 4
 // findNumbers adds the runs of a text that hold a phone number, a payment card or a social security number.
 func (p *patterns) findNumbers(spans []span, name, text string) []span {
 	var room [16]span
-	ssn := p.ssn && (namesSSN(name) || namesSSN(text))
+	asked, named := false, false // whether the text says that nine digits are a social security number
 	for i := 0; i < len(text); {
 		if !isDigit(text[i]) {
 			i++
@@ -39,7 +42,14 @@ func (p *patterns) findNumbers(spans []span, name, text string) []span {
 			next = nextGroup(text, end)
 		}
 		r.opening()
-		if p.secret(&r, ssn) {
+		hidden := p.card && r.hasCard() || p.phone && r.hasPhone() || p.ssn && r.hasSSN()
+		if !hidden && p.ssn && r.hasNine() {
+			if !asked {
+				asked, named = true, namesSSN(name) || namesSSN(text)
+			}
+			hidden = named
+		}
+		if hidden {
 			spans = append(spans, span{r.lo, i})
 		}
 	}
@@ -76,11 +86,6 @@ func (r *run) opening() {
 			return
 		}
 	}
-}
-
-// secret reports whether the run holds what p looks for. ssn says that nine digits are a social security number.
-func (p *patterns) secret(r *run, ssn bool) bool {
-	return p.card && r.hasCard() || p.phone && r.hasPhone() || p.ssn && r.hasSSN(ssn)
 }
 
 // digits is the number of digits of the groups from a to b.
@@ -213,42 +218,43 @@ func inRange(two string, low, high int) bool {
 	return isDigit(two[0]) && isDigit(two[1]) && low <= n && n <= high
 }
 
-// hasCard looks for 13 to 19 digits that pass the test of payment cards: in one group, in groups of which the first has
-// four, or in all of the run's groups however they are cut. The digits behind a decimal point are none.
+// maxCardGroups is how many groups a card is written in at most, unless a run is nothing but the card.
+const maxCardGroups = 6
+
+// hasCard looks for 13 to 19 digits that pass the test of payment cards: in one group, in up to six that follow each other,
+// or in all of the run's groups, digit by digit even. The digits behind a decimal point are none, unless there are more
+// points, as in 4111.1111.1111.1111.
 func (r *run) hasCard() bool {
 	n := len(r.groups)
-	plain := n > 1
+	plain := n > maxCardGroups
 	for i := range n {
 		if !r.fraction(i) && isCard(r.whole(i)) && !r.inHash(i) {
 			return true
 		}
-		if i+1 < n && strings.ContainsAny(r.between(i), "./()") {
-			plain = false
-		}
-		if r.size(i) != 4 {
-			continue
-		}
 		points := 0
-		for j := i + 1; j < n && r.size(j) <= 6 && r.digits(i, j+1) <= 19; j++ {
+		for j := i + 1; j < n && j < i+maxCardGroups && r.digits(i, j+1) <= 19; j++ {
+			if strings.ContainsAny(r.between(j-1), "/()") {
+				break
+			}
 			if r.fraction(j) {
 				points++
 			}
-			if (points == 0 || j-i >= 3) && isCard(r.joined(i, j+1)) {
+			if (points == 0 || points >= 3) && isCard(r.joined(i, j+1)) {
 				return true
 			}
 		}
+		plain = plain && (i == 0 || !strings.ContainsAny(r.between(i-1), "./()"))
 	}
 	return plain && isCard(r.joined(0, n))
 }
 
-// joined is the digits of the groups from a to b, empty where they are too many for anything.
+// joined is the digits of the groups from a to b, empty where they are too few or too many for a card.
 func (r *run) joined(a, b int) string {
-	var room [19]byte
-	digits := room[:0]
+	if n := r.digits(a, b); n < 13 || n > 19 {
+		return ""
+	}
+	var digits []byte
 	for _, g := range r.groups[a:b] {
-		if len(digits)+g.hi-g.lo > len(room) {
-			return ""
-		}
 		digits = append(digits, r.text[g.lo:g.hi]...)
 	}
 	return string(digits)
@@ -302,15 +308,19 @@ func isCard(digits string) bool {
 	return sum%10 == 0
 }
 
-// hasSSN looks for three, two and four digits, and for nine in one group if named says that they are one.
-func (r *run) hasSSN(named bool) bool {
-	for i := range r.groups {
-		switch {
-		case i+2 < len(r.groups) && r.size(i) == 3 && r.size(i+1) == 2 && r.size(i+2) == 4, named && r.size(i) == 9:
+// hasSSN looks for three, two and four digits.
+func (r *run) hasSSN() bool {
+	for i := 0; i+2 < len(r.groups); i++ {
+		if r.size(i) == 3 && r.size(i+1) == 2 && r.size(i+2) == 4 {
 			return true
 		}
 	}
 	return false
+}
+
+// hasNine looks for nine digits in one group, which are a social security number where something says so.
+func (r *run) hasNine() bool {
+	return slices.ContainsFunc(r.groups, func(g span) bool { return g.hi-g.lo == 9 })
 }
 
 // namesSSN reports whether a text or a member's name speaks of social security numbers.

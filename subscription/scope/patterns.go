@@ -130,8 +130,26 @@ var kinds = func() (k [256]uint8) {
 	return k
 }()
 
+// bytesOf tells what a text holds. Most texts are letters and spaces: eight bytes at a time are passed over if none of them
+// is beyond ASCII, a percent sign, or from '0' to '@'.
 func bytesOf(text string) (has uint8) {
-	for i := range len(text) {
+	const (
+		each = 0x0101010101010101
+		high = 0x8080808080808080
+	)
+	i := 0
+	for ; len(text)-i >= 8; i += 8 {
+		x := uint64(text[i]) | uint64(text[i+1])<<8 | uint64(text[i+2])<<16 | uint64(text[i+3])<<24 |
+			uint64(text[i+4])<<32 | uint64(text[i+5])<<40 | uint64(text[i+6])<<48 | uint64(text[i+7])<<56
+		low, sign := x&^high, x^each*'%'
+		if (x|(low+each*(0x80-'0'))&^(low+each*(0x80-'A'))|(sign-each)&^sign)&high == 0 {
+			continue
+		}
+		for j := range 8 {
+			has |= kinds[text[i+j]]
+		}
+	}
+	for ; i < len(text); i++ {
 		has |= kinds[text[i]]
 	}
 	return has

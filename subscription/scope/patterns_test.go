@@ -207,3 +207,18 @@ func TestNeededBytes(t *testing.T) {
 		assert.True(t, compiled(t, "/"+pattern+"/").expressions[0].possible("q"), pattern)
 	}
 }
+
+// The look at eight bytes at a time misses nothing.
+func TestBytesOf(t *testing.T) {
+	for c := range 256 {
+		for at := range 19 {
+			text := []byte("letters, and more.\n")
+			text[at] = byte(c)
+			want := uint8(0)
+			for _, b := range text {
+				want |= kinds[b]
+			}
+			assert.Equal(t, want, bytesOf(string(text)), "%q", text)
+		}
+	}
+}

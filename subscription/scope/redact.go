@@ -54,14 +54,3 @@ func (h *redaction) fields(topic string) [][]string {
 	}
 	return paths
 }
-
-// text hides what is to be hidden in the text of a member of data.
-func (h *redaction) text(topic, name, text string) string {
-	for _, path := range h.fields(topic) {
-		if len(path) == 2 && path[1] == name {
-			return event.Redacted
-		}
-	}
-	text, _ = h.patterns.Text(name, text)
-	return text
-}

@@ -71,18 +71,6 @@ func Compile(r Rules) (*Scope, []Fault) {
 			list.mark(tree.at(segments))
 		}
 	}
-	var cut *snippet
-	switch r.Transcript {
-	case "", transcriptFull:
-	case transcriptSnippet:
-		cut = newSnippet(tree, len(r.Include) > 0)
-		tree.at(textPath).excluded = true
-	case transcriptNone:
-		tree.at(textPath).excluded = true
-		tree.at(snippetPath).excluded = true
-	default:
-		fault("transcript", -1, "want full, snippet or none")
-	}
 	hide := redaction{}
 	if len(r.Redact) > maxEntries {
 		fault("redact", -1, fmt.Sprintf("more than %d", maxEntries))
@@ -92,6 +80,18 @@ func Compile(r Rules) (*Scope, []Fault) {
 				fault("redact", i, detail)
 			}
 		}
+	}
+	var cut *snippet
+	switch r.Transcript {
+	case "", transcriptFull:
+	case transcriptSnippet:
+		cut = newSnippet(tree, len(r.Include) > 0, &hide)
+		tree.at(textPath).excluded = true
+	case transcriptNone:
+		tree.at(textPath).excluded = true
+		tree.at(snippetPath).excluded = true
+	default:
+		fault("transcript", -1, "want full, snippet or none")
 	}
 	if len(faults) > 0 {
 		return nil, faults
@@ -109,9 +109,6 @@ func Compile(r Rules) (*Scope, []Fault) {
 			t.at(path).redacted = true
 		}
 		return t.rule(len(r.Include) == 0, false)
-	}
-	if cut != nil {
-		cut.hide = hide
 	}
 	return &Scope{edit: event.NewEdit(root, scrub), snippet: cut}, nil
 }

@@ -1,11 +1,12 @@
 package scope
 
 import (
+	"slices"
 	"strings"
 	"unicode"
-	"unicode/utf8"
 
 	"github.com/callstream/callstream/schemas/event"
+	"github.com/callstream/callstream/schemas/topic"
 )
 
 var (
@@ -17,16 +18,22 @@ var (
 const maxSnippet = 200
 
 // snippet makes the snippet of a transcript that comes without one.
-type snippet struct{ hide redaction }
+type snippet struct {
+	hidden   bool // the text is of a class that is redacted
+	patterns *patterns
+}
 
 // newSnippet returns nil where the other rules don't let a subscription have the transcript, or a part of it.
-func newSnippet(tree *place, sifted bool) *snippet {
+func newSnippet(tree *place, sifted bool, hide *redaction) *snippet {
 	text, part := tree.sends(textPath, !sifted), tree.sends(snippetPath, !sifted)
 	excluded := func(path []string) bool { return !tree.sends(path, true) }
 	if excluded(textPath) || excluded(snippetPath) || !text && !part {
 		return nil
 	}
-	return &snippet{}
+	return &snippet{
+		hidden:   slices.ContainsFunc(hide.fields(topic.CallsEvents), func(path []string) bool { return slices.Equal(path, textPath) }),
+		patterns: &hide.patterns,
+	}
 }
 
 // add puts the beginning of e's transcript into to, which has lost the text. What is to be hidden is hidden first: a cut
@@ -39,31 +46,29 @@ func (s *snippet) add(to, e *event.Event) {
 	if _, has := e.Lookup("data.transcript_snippet"); has {
 		return
 	}
-	to.SetText("transcript_snippet", beginning(s.hide.text(e.Topic(), "transcript_text", text.String())))
+	part := event.Redacted
+	if !s.hidden {
+		part, _ = s.patterns.Text("transcript_text", text.String())
+		part = beginning(part)
+	}
+	to.SetText("transcript_snippet", part)
 }
 
 // beginning cuts a text behind a word, and marks the cut.
 func beginning(text string) string {
 	text = strings.TrimSpace(text)
-	if utf8.RuneCountInString(text) <= maxSnippet {
-		return text
-	}
-	end, space, n := 0, 0, 0
+	space, n := 0, 0 // where the last space stands, and the characters so far
 	for i, r := range text {
-		if n == maxSnippet {
-			end = i
-			if unicode.IsSpace(r) {
-				space = i
-			}
-			break
-		}
 		if unicode.IsSpace(r) {
 			space = i
 		}
+		if n == maxSnippet {
+			if space < i/2 { // a script without spaces
+				space = i
+			}
+			return strings.TrimRightFunc(text[:space], unicode.IsSpace) + "…"
+		}
 		n++
 	}
-	if space > end/2 { // else it is a script without spaces
-		end = space
-	}
-	return strings.TrimRightFunc(text[:end], unicode.IsSpace) + "…"
+	return text
 }
