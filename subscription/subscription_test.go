@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/callstream/callstream/pkg/problem"
 	"github.com/callstream/callstream/pkg/secret"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
@@ -34,13 +35,20 @@ func TestDefaults(t *testing.T) {
 		"verification":"challenge","max_in_flight":32,"spread":1,"retry":{},"ordering":"none","lane":"standard","version":0}`, string(raw))
 }
 
-func TestEverythingThatIsSupportedIsKept(t *testing.T) {
-	s := parse(t, `{"name":"CRM","url":"https://crm.example.com:8443/hooks?tenant=1","activate":false,
+// S0-18, S1-06, S2-09, S2-11 to S2-17, S3-14: every member is taken, comes back as it was given, and travels on the feed.
+func TestEveryMemberIsKept(t *testing.T) {
+	const doc = `{"name":"CRM","url":"https://crm.example.com:8443/hooks?tenant=1","activate":false,
 		"events":["call.ended","transcript.*"],"agents":["a-1"],"filter":"event.data.disposition == 'qualified'",
-		"payload":{"profile":"post-call","transcript":"full","redact":[]},"request":{"method":"POST","headers":{"X-Team":"crm"},"timeout":"2.5s"},
-		"auth":{"type":"api_key","header":"X-Key","value":"k"},"signing":{"scheme":"hmac"},"verification":"ack",
-		"max_in_flight":4,"spread":2,"retry":{"schedule":["5s","1m","1d"],"max_attempts":8,"retry_on":["timeout","429","5xx"]},
-		"ttl":{"default":"24h","call.ended":"1m"},"ordering":"none","capture_response":false,"position":10,"lane":"standard","batch":null}`)
+		"frequency":{"per":"call","max":1,"window":"10m"},
+		"payload":{"profile":"standard","include":["data.disposition"],"exclude":["data.transcript_text"],"transcript":"snippet",
+			"redact":["phone","email","/\\b\\d{16}\\b/"],"extra":{"env":"prod","n":85.50,"big":12345678901234567890,"deep":{"list":[1,null,true]}}},
+		"request":{"method":"GET","routes":{"call.started":"/started","*":"https://other.example/x"},"headers":{"X-Team":"crm"},"timeout":"2.5s"},
+		"auth":{"type":"api_key","header":"X-Key","value":"k"},"signing":{"scheme":"ed25519"},"verification":"options",
+		"rate_limit":{"per_second":50,"burst":100},"max_in_flight":4,"spread":1,
+		"retry":{"schedule":["5s","1m","24h"],"max_attempts":8,"retry_on":["timeout","429","5xx"]},
+		"ttl":{"default":"24h","call.ended":"1m"},"fallback_url":"https://spare.example/hooks","ordering":"per_call","capture_response":true,
+		"position":10,"lane":"bulk"}`
+	s, _ := sealed(t, doc)
 	require.Equal(t, 2500*time.Millisecond, time.Duration(s.Request.Timeout))
 	require.Equal(t, time.Minute, s.TTL.For("call.ended"))
 	require.Equal(t, 24*time.Hour, s.TTL.For("call.started"))
@@ -50,6 +58,64 @@ func TestEverythingThatIsSupportedIsKept(t *testing.T) {
 	_, ok = s.Retry.Delay(8, nil)
 	require.False(t, ok)
 	require.False(t, *s.Activate)
+
+	record, err := s.Record(1)
+	require.NoError(t, err)
+	back, err := FromRecord(record)
+	require.NoError(t, err)
+	for _, s := range []*Subscription{s, back} {
+		raw, err := json.Marshal(s)
+		require.NoError(t, err)
+		var want, got map[string]any
+		require.NoError(t, json.Unmarshal([]byte(doc), &want))
+		require.NoError(t, json.Unmarshal(raw, &got))
+		want["auth"].(map[string]any)["value"] = map[string]any{"set": true}
+		want["signing"] = map[string]any{"scheme": "ed25519", "secret": map[string]any{"set": true}, "public_key": s.Signing.PublicKey}
+		for name, v := range want {
+			require.Equal(t, v, got[name], name)
+		}
+		// Numbers as they are spelled, not as a float has them.
+		require.Contains(t, string(raw), `"extra":{"big":12345678901234567890,"deep":{"list":[1,null,true]},"env":"prod","n":85.50}`)
+		require.Empty(t, s.Validate(Rules{}))
+	}
+
+	// A batch goes with what the above can't.
+	batched := parse(t, with(`"batch":{"max_events":100,"max_wait":"2s"},"payload":{"profile":"cloudevents"},"spread":64`))
+	require.Equal(t, &Batch{MaxEvents: 100, MaxWait: Duration(2 * time.Second)}, batched.Batch)
+	// One time to live for all.
+	require.Equal(t, time.Hour, parse(t, with(`"ttl":"1h"`)).TTL.For("call.ended"))
+	require.Zero(t, parse(t, with(`"ttl":{"call.ringing":"1m"}`)).TTL.For("call.ended"))
+	// null is the same as leaving a member out.
+	require.Equal(t, parse(t, with(`"name":""`)), parse(t, with(`"ttl":null,"batch":null,"max_in_flight":null,"payload":{"extra":null},"retry":null,"lane":null`)))
+}
+
+// What does not go together is refused where it is asked for, and the reason names the other side.
+func TestMembersThatDoNotGoTogether(t *testing.T) {
+	const batch = `"batch":{"max_events":10,"max_wait":"1s"}`
+	for members, want := range map[string]problem.Fault{
+		batch + `,"request":{"method":"GET"}`:                                                        {Pointer: "#/batch", Detail: "it doesn't go with request.method GET"},
+		batch + `,"capture_response":true,"ordering":"per_call"`:                                     {Pointer: "#/batch", Detail: "it doesn't go with capture_response, ordering per_call"},
+		batch + `,"payload":{"profile":"post-call"}`:                                                 {Pointer: "#/batch", Detail: "it doesn't go with the profile post-call (its items carry no id)"},
+		batch + `,"payload":{"profile":"raw"}`:                                                       {Pointer: "#/batch", Detail: "it doesn't go with the profile raw (its items carry no id)"},
+		batch + `,"payload":{"profile":"custom","template":"event"}`:                                 {Pointer: "#/batch", Detail: "it doesn't go with the profile custom (its items carry no id)"},
+		batch + `,"payload":{"profile":"cloudevents-binary"}`:                                        {Pointer: "#/batch", Detail: "it doesn't go with the profile cloudevents-binary (one event a request)"},
+		`"frequency":{"per":"agent","max":1,"window":"1m"},"spread":2`:                               {Pointer: "#/spread", Detail: "frequency needs 1: what it counts has to pass one place"},
+		`"payload":{"profile":"custom"}`:                                                             {Pointer: "#/payload/template", Detail: "the profile custom needs it: a CEL expression over event that yields the body"},
+		`"payload":{"template":"event.data"}`:                                                        {Pointer: "#/payload/template", Detail: "it belongs to the profile custom, not to standard"},
+		`"payload":{"profile":"custom","template":"event.data +"}`:                                   {Pointer: "#/payload/template"},
+		`"request":{"method":"GET"},"payload":{"profile":"cloudevents"}`:                             {Pointer: "#/request/method", Detail: "the profile cloudevents needs POST: CloudEvents has no form for a query"},
+		`"fallback_url":"https://x.example"`:                                                         {Pointer: "#/fallback_url", Detail: "it is the same as url"},
+		`"auth":{"type":"api_key","header":"X-Key","value":"v"},"request":{"headers":{"x-key":"w"}}`: {Pointer: "#/request/headers/x-key", Detail: "auth sets this header"},
+	} {
+		_, err := Parse([]byte(with(members)), Rules{})
+		var faults Faults
+		require.ErrorAs(t, err, &faults, members)
+		require.Len(t, faults, 1, "%s: %v", members, faults)
+		require.Equal(t, want.Pointer, faults[0].Pointer, members)
+		if want.Detail != "" {
+			require.Equal(t, want.Detail, faults[0].Detail)
+		}
+	}
 }
 
 // Every fault is reported, each with its place.
@@ -75,7 +141,27 @@ func TestEveryFaultHasItsPlace(t *testing.T) {
 		`{"url":"https://x.example","events":["*"],"signing":{"secret":"whsec_short","public_key":"x"}}`:                                   {"#/signing/public_key", "#/signing/secret"},
 		`{"url":"https://x.example","events":["*"],"name":"` + strings.Repeat("n", 201) + `"}`:                                             {"#/name"},
 		`{"url":"https://x.example","events":["*"],"name":"a\u0000b","agents":["","a","a"]}`:                                               {"#/agents/0", "#/agents/2", "#/name"},
-		`{"url":"https://x.example","events":["*"],"activate":"no"}`:                                                                       {"#/activate"},
+		with(`"max_in_flight":0,"spread":0,"retry":{"max_attempts":0},"rate_limit":{"per_second":1,"burst":0},"ttl":"0s","request":{"timeout":"0s"}`): {
+			"#/max_in_flight", "#/rate_limit/burst", "#/request/timeout", "#/retry/max_attempts", "#/spread", "#/ttl",
+		},
+		with(`"lane":"","ordering":"","verification":"","payload":{"profile":""},"request":{"method":""},"auth":{"type":""},"signing":{"scheme":""}`): {
+			"#/auth/type", "#/lane", "#/ordering", "#/payload/profile", "#/request/method", "#/signing/scheme", "#/verification",
+		},
+		with(`"frequency":{},"rate_limit":{},"batch":{}`): {
+			"#/batch/max_events", "#/batch/max_wait", "#/frequency/max", "#/frequency/per", "#/frequency/window", "#/rate_limit/per_second",
+		},
+		with(`"frequency":{"per":"tenant","max":1,"window":"31d"},"batch":{"max_events":1001,"max_wait":"2m"},"rate_limit":{"per_second":-1}`): {
+			"#/batch/max_events", "#/batch/max_wait", "#/frequency/per", "#/frequency/window", "#/rate_limit/per_second",
+		},
+		with(`"payload":{"extra":["a"],"include":"x","redact":{"a":1}}`):                         {"#/payload/extra", "#/payload/include", "#/payload/redact"},
+		with(`"payload":{"extra":{"x":"` + strings.Repeat("x", maxExtra) + `"}}`):                {"#/payload/extra"},
+		with(`"pending_url":"https://x.example","pending_routes":{},"pending_fallback_url":"x"`): {"#/pending_fallback_url", "#/pending_routes", "#/pending_url"},
+		with(`"ttl":{"call.ended":"0s","default":"8d"},"fallback_url":"ftp://x"`):                {"#/fallback_url", "#/ttl/call.ended", "#/ttl/default"},
+		with(`"request":{"headers":{"Webhook-Id":"","ce-id":"","Cookie":"","Proxy-Authorization":"","X-Event-Id":"","Transfer-Encoding":""}}`): {
+			"#/request/headers/Cookie", "#/request/headers/Proxy-Authorization", "#/request/headers/Transfer-Encoding", "#/request/headers/Webhook-Id",
+			"#/request/headers/X-Event-Id", "#/request/headers/ce-id",
+		},
+		`{"url":"https://x.example","events":["*"],"activate":"no"}`: {"#/activate"},
 	} {
 		_, err := Parse([]byte(doc), Rules{})
 		var faults Faults
@@ -92,7 +178,17 @@ func TestEveryFaultHasItsPlace(t *testing.T) {
 		for _, w := range want {
 			require.Contains(t, got, w, doc)
 		}
-		require.Len(t, slices.Compact(got), len(want), "%s: %v", doc, faults)
+		require.Len(t, got, len(want), "%s: %v", doc, faults)
+	}
+}
+
+// The pipeline's own topics stand beside the lanes.
+func TestLanes(t *testing.T) {
+	for lane, ok := range map[string]bool{
+		"standard": true, "bulk-2": true, "slow": false, "ordered": false, "dlq": false, "decisions": false, "attempts": false,
+		"retry": false, "retry-5s": false, "UP": false, "a.b": false, "-a": false, strings.Repeat("a", 33): false,
+	} {
+		require.Equal(t, ok, laneFault(lane) == "", lane)
 	}
 }
 
@@ -178,29 +274,6 @@ func TestMergePatch(t *testing.T) {
 		require.True(t, errors.As(err, &faults), "%s: %v", doc, err)
 		require.Equal(t, place, faults[0].Pointer, doc)
 	}
-}
-
-func TestANewOriginWaitsForItsVerification(t *testing.T) {
-	s, _ := sealed(t, `{"url":"https://one.example/a","events":["*"]}`)
-	require.Equal(t, "https://two.example", patch(t, s, `{"url":"https://two.example"}`).URL, "nothing was verified yet")
-	require.False(t, s.Verified([]string{"https://two.example"}))
-	require.True(t, s.Verified([]string{"https://one.example/a"}))
-	require.Equal(t, StateActive, s.State)
-
-	s = patch(t, s, `{"url":"https://one.example/b"}`)
-	require.Equal(t, "https://one.example/b", s.URL)
-	require.Empty(t, s.PendingURL)
-
-	s = patch(t, s, `{"url":"https://two.example/b"}`)
-	require.Equal(t, "https://one.example/b", s.URL, "the old one serves")
-	require.Equal(t, "https://two.example/b", s.PendingURL)
-	s = patch(t, s, `{"name":"x"}`)
-	require.Equal(t, "https://two.example/b", s.PendingURL)
-	require.Empty(t, patch(t, s, `{"url":"https://one.example/b"}`).PendingURL, "taken back")
-	require.False(t, s.Verified([]string{"https://one.example/b"}))
-	require.True(t, s.Verified([]string{"https://two.example/b"}))
-	require.Equal(t, "https://two.example/b", s.URL)
-	require.Empty(t, s.PendingURL)
 }
 
 func TestStates(t *testing.T) {
