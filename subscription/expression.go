@@ -47,6 +47,7 @@ func (e *ExpressionError) Error() string {
 // expression is a compiled CEL expression over event. It is safe for concurrent use.
 type expression struct {
 	source  string
+	brief   string // the source, as short as a detail may be
 	yields  *cel.Type
 	program cel.Program
 	fields  []field
@@ -158,7 +159,7 @@ func compileExpression(source string) (*expression, error) {
 		// A constant regular expression that does not compile, for one.
 		return nil, &ExpressionError{Line: 1, Column: 1, Detail: shorten(err.Error())}
 	}
-	return &expression{source: source, yields: compiled.OutputType(), program: program, fields: readFields(compiled.NativeRep())}, nil
+	return &expression{source: source, brief: shorten(source), yields: compiled.OutputType(), program: program, fields: readFields(compiled.NativeRep())}, nil
 }
 
 // evaluate runs the expression on an event's members. tooLong says that it used up its budget; an error without that may be

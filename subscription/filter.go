@@ -25,7 +25,8 @@ func CompileFilter(source string) (*Filter, error) {
 func (f *Filter) Source() string { return f.source }
 
 // Match runs the filter on an event. When it does not match, reason is ReasonFiltered, ReasonMissingField or
-// ReasonFilterError, and detail says more for a person. A nil Filter matches everything.
+// ReasonFilterError, and detail says more for a person: of ReasonFiltered it is the filter itself, of ReasonMissingField the
+// member. A nil Filter matches everything.
 func (f *Filter) Match(e *event.Event) (matched bool, reason, detail string) {
 	if f == nil {
 		return true, "", ""
@@ -46,7 +47,7 @@ func (f *Filter) match(members map[string]any) (matched bool, reason, detail str
 	case out == types.True:
 		return true, "", ""
 	case out == types.False:
-		return false, ReasonFiltered, ""
+		return false, ReasonFiltered, f.brief
 	}
 	return false, ReasonFilterError, "the filter yields " + out.Type().TypeName() + ", not true or false"
 }

@@ -2,6 +2,7 @@ package subscription
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -50,6 +51,9 @@ type Compiled struct {
 	Subscription *Subscription
 	// Fault says why the record could not be read.
 	Fault error
+	// forAgents says for people whose events it wants, where it names agents: an event of another one has up to fifty
+	// subscriptions to say it of.
+	forAgents string
 
 	load sync.Once
 	// What is needed to parse, until then. Not the record itself: 100,000 of them waiting would give the garbage collector
@@ -83,10 +87,26 @@ func (c *Compiled) parse(fault func(*Compiled)) *Compiled {
 			if fault != nil {
 				fault(c)
 			}
+		} else {
+			c.forAgents = nameAgents(c.Subscription.Agents)
 		}
 		c.spec, c.secrets = "", nil
 	})
 	return c
+}
+
+// nameAgents says which agents a subscription is for, a few of them by name.
+func nameAgents(agents []string) string {
+	const few = 3
+	switch n := len(agents); {
+	case n == 0:
+		return ""
+	case n == 1:
+		return shorten("the subscription is for the agent " + agents[0])
+	case n > few:
+		return shorten(fmt.Sprintf("the subscription is for the agents %s and %d more", strings.Join(agents[:few], ", "), n-few))
+	}
+	return shorten("the subscription is for the agents " + strings.Join(agents, ", "))
 }
 
 // errUnfinished stays where reading or compiling a subscription panicked: nobody may take it afterwards for one without a

@@ -31,7 +31,7 @@ func (c *Compiled) Wants(e *event.Event) (reason, detail string) {
 	case !s.MatchesType(e.Type):
 		return ReasonType, "the subscription doesn't name the type " + e.Type
 	case !s.MatchesAgent(e.AgentID):
-		return ReasonAgent, "the subscription is for other agents"
+		return ReasonAgent, c.forAgents
 	}
 	return "", ""
 }
