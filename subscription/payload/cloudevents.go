@@ -67,32 +67,38 @@ func appendCloudEvent(dst []byte, e *event.Event, x *extra) []byte {
 // cloudHeaders are the attributes as the HTTP binding's binary mode has them.
 func cloudHeaders(e *event.Event) map[string]string {
 	h := make(map[string]string, 12)
-	set := func(name, value string) {
+	set := func(header, value string) {
+		for i := range len(value) {
+			if !headerByte(value[i]) {
+				value = string(appendPercent(nil, value, headerByte))
+				break
+			}
+		}
 		if value != "" {
-			h["ce-"+name] = string(appendPercent(nil, value, headerByte))
+			h[header] = value
 		}
 	}
-	h["ce-specversion"] = "1.0"
-	set("id", e.ID)
-	set("source", string(appendReference(nil, e.Source)))
-	set("type", e.Type)
-	set("subject", e.CallID)
+	set("ce-specversion", "1.0")
+	set("ce-id", e.ID)
+	set("ce-source", string(appendReference(nil, e.Source)))
+	set("ce-type", e.Type)
+	set("ce-subject", e.CallID)
 	if t, ok := e.Lookup("time"); ok {
-		set("time", t.String())
+		set("ce-time", t.String())
 	}
-	set("tenant", e.Tenant)
-	set("agentid", e.AgentID)
+	set("ce-tenant", e.Tenant)
+	set("ce-agentid", e.AgentID)
 	if e.HasSequence || e.Sequence != 0 {
-		set("sequence", strconv.FormatInt(e.Sequence, 10))
+		set("ce-sequence", strconv.FormatInt(e.Sequence, 10))
 	}
 	if e.HasTest || e.Test {
-		set("test", strconv.FormatBool(e.Test))
+		set("ce-test", strconv.FormatBool(e.Test))
 	}
-	set("traceparent", e.Traceparent)
+	set("ce-traceparent", e.Traceparent)
 	room := maxExtensions
 	for _, a := range e.Attributes {
 		if extension(a, &room) {
-			set(a.Name, a.Value)
+			set("ce-"+a.Name, a.Value)
 		}
 	}
 	return h
@@ -118,7 +124,10 @@ func appendCloudData(dst []byte, e *event.Event, x *extra) []byte {
 			dst = dst[:len(dst)-1]
 		}
 		if rest {
-			name := freeName("attributes", e, "", own)
+			name := "attributes"
+			for own.has(name) {
+				name += "_"
+			}
 			own[name] = struct{}{}
 			dst = append(event.AppendString(dst, name), ':', '{')
 			room = maxExtensions

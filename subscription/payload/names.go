@@ -2,6 +2,7 @@ package payload
 
 import (
 	"bytes"
+	"maps"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -83,27 +84,25 @@ func unescaped(quoted []byte) []byte {
 }
 
 // appendUndeclared appends the members below parent that the catalogue does not declare, each with a comma behind it.
-// One whose name is the profile's own comes under its name with "_" behind it, so that both are delivered.
+// One whose name the object has already, or keeps for itself, comes under its name with "_" behind it, so that both are
+// delivered.
 func appendUndeclared(dst []byte, e *event.Event, parent string, own names) []byte {
+	var taken names // made for the first that must be renamed
 	e.EachUndeclared(parent, func(name, raw string) {
-		dst = event.AppendString(dst, freeName(name, e, parent, own))
+		if own.has(name) {
+			if taken == nil {
+				taken = maps.Clone(own)
+				e.EachUndeclared(parent, func(other, _ string) { taken[other] = struct{}{} })
+			}
+			for taken.has(name) {
+				name += "_"
+			}
+			taken[name] = struct{}{}
+		}
+		dst = event.AppendString(dst, name)
 		dst = append(dst, ':')
 		dst = append(dst, raw...)
 		dst = append(dst, ',')
 	})
 	return dst
-}
-
-// freeName is the name that an undeclared member goes out under. Only a name of the profile's own makes it look at the
-// other undeclared members, so that an event with thousands of them is not compared with itself.
-func freeName(name string, e *event.Event, parent string, own names) string {
-	if !own.has(name) {
-		return name
-	}
-	for taken := true; taken; {
-		name += "_"
-		taken = own.has(name)
-		e.EachUndeclared(parent, func(other, _ string) { taken = taken || other == name })
-	}
-	return name
 }

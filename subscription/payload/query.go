@@ -28,33 +28,33 @@ func queryOf(body []byte, x *extra) (string, error) {
 	if len(body) == 0 || body[0] != '{' {
 		return "", ErrNoObject
 	}
-	query, err := queryValue(nil, nil, decode(body))
-	if err != nil {
+	var q query
+	if err := q.value(decode(body), true); err != nil {
 		return "", err
 	}
 	if x != nil {
 		given := names{}
-		eachPair(query, func(name, _ []byte) { given[string(name)] = struct{}{} })
+		eachPair(q.pairs, func(name, _ []byte) { given[string(name)] = struct{}{} })
 		taken, _ := x.taken(nil, body)
 		for i, m := range x.members {
 			if taken[i] {
 				continue
 			}
-			pairs, err := queryValue(nil, appendPercent(nil, m.name, unreserved), decode(m.value))
-			if err != nil {
+			more := query{name: appendPercent(nil, m.name, unreserved)}
+			if err := more.value(decode(m.value), false); err != nil {
 				return "", err
 			}
-			eachPair(pairs, func(name, pair []byte) {
+			eachPair(more.pairs, func(name, pair []byte) {
 				if !given.has(string(name)) {
-					query = append(query, pair...)
+					q.pairs = append(q.pairs, pair...)
 				}
 			})
 		}
 	}
-	if len(query) > maxQuery {
+	if len(q.pairs) > maxQuery+1 {
 		return "", ErrQueryTooLong
 	}
-	return strings.TrimPrefix(string(query), "&"), nil
+	return strings.TrimPrefix(string(q.pairs), "&"), nil
 }
 
 func decode(raw []byte) *jsontext.Decoder {
@@ -62,104 +62,108 @@ func decode(raw []byte) *jsontext.Decoder {
 }
 
 // eachPair calls each with the name of every pair of a query, and the pair with its ampersand.
-func eachPair(query []byte, each func(name, pair []byte)) {
-	for len(query) > 0 {
-		n := bytes.IndexByte(query[1:], '&') + 1
+func eachPair(pairs []byte, each func(name, pair []byte)) {
+	for len(pairs) > 0 {
+		n := bytes.IndexByte(pairs[1:], '&') + 1
 		if n == 0 {
-			n = len(query)
+			n = len(pairs)
 		}
-		name, _, _ := bytes.Cut(query[1:n], []byte("="))
-		each(name, query[:n])
-		query = query[n:]
+		name, _, _ := bytes.Cut(pairs[1:n], []byte("="))
+		each(name, pairs[:n])
+		pairs = pairs[n:]
 	}
 }
 
-// queryValue appends what the decoder reads next as pairs under a name, which is encoded already; each has an ampersand
-// before it.
-func queryValue(dst, name []byte, d *jsontext.Decoder) ([]byte, error) {
-	switch d.PeekKind() {
-	case '{':
-		return queryObject(dst, name, d)
-	case '[':
-		raw, err := d.ReadValue()
-		if err != nil {
-			return dst, fmt.Errorf("read an array of the rendering: %w", err)
-		}
-		return queryArray(dst, name, raw)
+// query is a query string as it grows.
+type query struct {
+	pairs []byte // each with an ampersand before it
+	name  []byte // of the value that is read next, encoded; empty at the top
+}
+
+// value adds what the decoder reads next. top says that it is the object whose members need no name before theirs.
+func (q *query) value(d *jsontext.Decoder, top bool) error {
+	if d.PeekKind() == '{' {
+		return q.object(d, top)
 	}
 	raw, err := d.ReadValue()
-	if err != nil {
-		return dst, fmt.Errorf("read a value of the rendering: %w", err)
+	switch {
+	case err != nil:
+		return fmt.Errorf("read a value of the rendering: %w", err)
+	case raw[0] == '[':
+		return q.array(raw)
 	}
-	return queryPair(dst, name, raw), nil
+	return q.pair(raw)
 }
 
-func queryObject(dst, name []byte, d *jsontext.Decoder) ([]byte, error) {
+func (q *query) object(d *jsontext.Decoder, top bool) error {
 	if _, err := d.ReadToken(); err != nil { // {
-		return dst, fmt.Errorf("read an object of the rendering: %w", err)
+		return fmt.Errorf("read an object of the rendering: %w", err)
 	}
-	empty := true
+	empty, outer := true, len(q.name)
 	for d.PeekKind() != '}' {
-		raw, err := d.ReadValue()
+		name, err := d.ReadValue()
 		if err != nil {
-			return dst, fmt.Errorf("read a name of the rendering: %w", err)
+			return fmt.Errorf("read a name of the rendering: %w", err)
 		}
-		empty = false
-		below := bytes.Clone(name)
-		if name != nil {
-			below = append(below, '.')
-		} else {
-			below = []byte{} // so that a name that is empty isn't the root
+		if !top {
+			q.name = append(q.name, '.')
 		}
-		below = appendPercent(below, unescaped(raw), unreserved)
-		if len(dst)+len(below) > maxQuery {
-			return dst, ErrQueryTooLong
+		q.name = appendPercent(q.name, unescaped(name), unreserved)
+		if len(q.name) > maxQuery {
+			return ErrQueryTooLong
 		}
-		if dst, err = queryValue(dst, below, d); err != nil {
-			return dst, err
+		if err := q.value(d, false); err != nil {
+			return err
 		}
+		empty, q.name = false, q.name[:outer]
 	}
 	if _, err := d.ReadToken(); err != nil { // }
-		return dst, fmt.Errorf("read an object of the rendering: %w", err)
+		return fmt.Errorf("read an object of the rendering: %w", err)
 	}
-	if empty && name != nil {
-		dst = queryPair(dst, name, []byte("{}"))
+	if empty && !top {
+		return q.pair([]byte("{}"))
 	}
-	return dst, nil
+	return nil
 }
 
-func queryArray(dst, name []byte, raw jsontext.Value) ([]byte, error) {
-	before := len(dst)
+// array adds a pair for each element, or one with the array's JSON if they aren't all scalars, or if there are none.
+func (q *query) array(raw jsontext.Value) error {
+	before := len(q.pairs)
 	d := decode(raw)
 	if _, err := d.ReadToken(); err != nil { // [
-		return dst, fmt.Errorf("read an array of the rendering: %w", err)
+		return fmt.Errorf("read an array of the rendering: %w", err)
 	}
 	for {
 		switch d.PeekKind() {
 		case ']':
-			if len(dst) > before {
-				return dst, nil
+			if len(q.pairs) > before {
+				return nil
 			}
-			return queryPair(dst, name, raw), nil // an empty one
+			return q.pair(raw)
 		case '[', '{':
-			return queryPair(dst[:before], name, raw), nil
+			q.pairs = q.pairs[:before]
+			return q.pair(raw)
 		}
 		element, err := d.ReadValue()
 		if err != nil {
-			return dst, fmt.Errorf("read an array of the rendering: %w", err)
+			return fmt.Errorf("read an array of the rendering: %w", err)
 		}
-		if dst = queryPair(dst, name, element); len(dst) > maxQuery {
-			return dst, ErrQueryTooLong
+		if err := q.pair(element); err != nil {
+			return err
 		}
 	}
 }
 
-func queryPair(dst, name, raw []byte) []byte {
-	dst = append(append(append(dst, '&'), name...), '=')
+// pair adds a value under the name.
+func (q *query) pair(raw []byte) error {
+	q.pairs = append(append(append(q.pairs, '&'), q.name...), '=')
 	if raw[0] == '"' {
 		raw = unescaped(raw)
 	}
-	return appendPercent(dst, raw, unreserved)
+	if q.pairs = appendPercent(q.pairs, raw, unreserved); len(q.pairs) > maxQuery+1 {
+		return ErrQueryTooLong
+	}
+	return nil
 }
 
 // appendPercent appends text with every byte encoded that isn't kept (RFC 3986, section 2.1).
