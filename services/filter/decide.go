@@ -36,7 +36,7 @@ const (
 
 // verdicts are all the ways that a decision can end.
 func verdicts() []verdict {
-	all := []verdict{{outcomeQueued, ""}}
+	all := []verdict{{outcomeQueued, ""}, {outcomeDead, reasonOther}, {outcomeSkipped, reasonOther}}
 	for _, reason := range deadDeliveries() {
 		all = append(all, verdict{outcomeDead, reason})
 	}
@@ -114,7 +114,8 @@ func (d *decider) decide(ctx context.Context, r *kgo.Record, memory *repeats, ou
 		}
 	}
 	for _, c := range d.book.OtherAgents(e.Tenant, e.Type, e.AgentID, maxOtherAgents) {
-		job.note(c, verdict{outcomeSkipped, subscription.ReasonAgent}, "the subscription is for other agents", "")
+		reason, detail := c.Wants(e)
+		job.note(c, verdict{outcomeSkipped, reason}, detail, "")
 	}
 	return id, job.decisions(ctx)
 }

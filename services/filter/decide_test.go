@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -196,57 +195,11 @@ func TestALaneWithoutATopicFallsBack(t *testing.T) {
 	assert.ErrorIs(t, l.load(t.Context()), errNoLane)
 }
 
-// cpuTime is what the process has used, garbage collection included, in nanoseconds: steadier than the wall clock on a
-// machine that does other things.
-func cpuTime(b *testing.B) int64 {
-	var used syscall.Rusage
-	require.NoError(b, syscall.Getrusage(syscall.RUSAGE_SELF, &used))
-	return used.Utime.Nano() + used.Stime.Nano()
-}
-
 func TestOnlyDeliveryLanesAreLanes(t *testing.T) {
 	for name, want := range map[string]bool{
 		topic.Lane("standard"): true, topic.Lane("express"): true, topic.Slow: false, topic.Ordered: false, topic.RetryTier(5 * time.Second): false,
 		topic.DeadLetters: false, topic.Decisions: false, topic.Attempts: false, topic.CallsEvents: false, topic.Lane(""): false,
 	} {
 		assert.Equal(t, want, isLane(name), name)
-	}
-}
-
-// The cost of an event by how many subscriptions others have: CONTRACT section 9 wants the last at most 1.2 times the
-// first.
-func BenchmarkEvent(b *testing.B) {
-	for _, n := range []int{100, 100_000} {
-		for _, c := range []struct{ name, typ string }{{"delivered", "call.ended"}, {"nobody's", "call.started"}} {
-			b.Run(fmt.Sprintf("%s/%d", c.name, n), func(b *testing.B) {
-				d := newDecider(b)
-				for i := range n {
-					s := &subscription.Subscription{ID: fmt.Sprintf("sub_%06d", i), Tenant: fmt.Sprintf("tenant-%d", i%1000), Events: []string{"call.*"}}
-					if i%10 == 0 {
-						s.Tenant, s.Events = "acme", []string{"sms.sent"}
-					}
-					d.subscribe(b, s)
-				}
-				d.subscribe(b, &subscription.Subscription{ID: "sub_mine", Tenant: "acme", Events: []string{"call.ended"}})
-				r := eventRecord(b, d, `{"id":"evt_1","type":"`+c.typ+`","call_id":"c-1","source":"dialer","data":{"duration_ms":3,"notes":"`+
-					strings.Repeat("lorem ipsum ", 150)+`","tags":["a","b"],"theirs":{"x":[1,2,3]}}}`)
-				memory := newRepeats(100)
-				out := &emission{batch: &batch{}, flush: func(b *batch) *batch { return b }}
-				handle := func() {
-					out.reset()
-					out.scratch = out.scratch[:0]
-					if _, err := d.decide(b.Context(), r, memory, out); err != nil {
-						b.Fatal(err)
-					}
-				}
-				handle() // builds the tenant's index, once after each change
-				b.ReportAllocs()
-				before := cpuTime(b)
-				for b.Loop() {
-					handle()
-				}
-				b.ReportMetric(float64(cpuTime(b)-before)/float64(b.N), "cpu-ns/op")
-			})
-		}
 	}
 }

@@ -78,7 +78,7 @@ func newMetrics(provider metric.MeterProvider, topics []string, subscriptions fu
 	for _, v := range verdicts() {
 		m.byDecision[v] = metric.WithAttributeSet(attribute.NewSet(attribute.String("outcome", v.outcome), attribute.String("reason", v.reason)))
 	}
-	for _, reason := range append(deadEvents(), deadDeliveries()...) {
+	for _, reason := range append(append(deadEvents(), deadDeliveries()...), reasonOther) {
 		m.byDead[reason] = metric.WithAttributeSet(attribute.NewSet(attribute.String("reason", reason)))
 	}
 	for _, outcome := range []string{outcomeQueued, outcomeSkipped, outcomeDead, replayGone, replayUnreadable} {
@@ -93,11 +93,22 @@ func (m *metrics) event(topic string, took time.Duration) {
 }
 
 func (m *metrics) decision(v verdict) {
-	m.decisions.Add(context.Background(), 1, m.byDecision[v])
+	attributes, ok := m.byDecision[v]
+	if !ok {
+		attributes = m.byDecision[verdict{v.outcome, reasonOther}]
+	}
+	m.decisions.Add(context.Background(), 1, attributes)
 }
 
+// reasonOther counts what has a reason that this list of them lacks.
+const reasonOther = "other"
+
 func (m *metrics) deadLetter(reason string) {
-	m.dead.Add(context.Background(), 1, m.byDead[reason])
+	attributes, ok := m.byDead[reason]
+	if !ok {
+		attributes = m.byDead[reasonOther]
+	}
+	m.dead.Add(context.Background(), 1, attributes)
 }
 
 func (m *metrics) replayed(outcome string) {

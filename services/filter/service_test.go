@@ -91,8 +91,8 @@ func TestWhatIsNotSentIsExplained(t *testing.T) {
 
 	for id, want := range map[string][3]string{
 		"sub_pending": {"skipped", "pending", "its endpoint has not passed verification"}, "sub_paused": {"skipped", "paused", ""}, "sub_disabled": {"skipped", "disabled", "410 Gone"},
-		"sub_filtered": {"skipped", "filtered", ""}, "sub_missing": {"skipped", "missing_field", "event.data.score"},
-		"sub_other_agent": {"skipped", "agent", "the subscription is for other agents"},
+		"sub_filtered": {"skipped", "filtered", `event.data.disposition == "qualified"`}, "sub_missing": {"skipped", "missing_field", "event.data.score"},
+		"sub_other_agent": {"skipped", "agent", "the subscription is for the agents a-2, a-3"},
 		"sub_matching":    {"queued", "", ""}, "sub_agent": {"queued", "", ""},
 	} {
 		d := r.decision("evt_1", id)
@@ -114,6 +114,52 @@ func TestWhatIsNotSentIsExplained(t *testing.T) {
 		to = append(to, d.SubscriptionID)
 	}
 	assert.ElementsMatch(t, []string{"sub_matching", "sub_agent"}, to)
+}
+
+// An expression that runs away is stopped by its budget and explained, and holds up nobody: neither the others that want
+// the event, nor the events behind it.
+func TestAnExpressionThatRunsAwayIsStopped(t *testing.T) {
+	parallel(t)
+	r := newRig(t)
+	all := []string{"*"}
+	filters := []string{
+		`event.data.n.all(a, event.data.n.all(b, event.data.n.all(c, event.data.n.all(d, a + b + c + d > 0))))`,
+		`event.data.text.matches("(a?){300}a{300}b")`,
+		`event.data.n.all(a, event.data.text.matches("(x+x+)+y") || true)`,
+		`event.data.n.map(a, event.data.n.map(b, event.data.n)) == event.data.n.map(a, event.data.n.map(b, event.data.n))`,
+		`size(event.data.n.map(a, event.data.text + event.data.text)) == 0`,
+	}
+	for i, filter := range filters {
+		r.subscribe(&subscription.Subscription{ID: fmt.Sprint("sub_", i), Events: all, Filter: filter})
+	}
+	r.subscribe(&subscription.Subscription{ID: "sub_template", Events: all, Payload: subscription.Payload{
+		Profile: subscription.ProfileCustom, Template: `event.data.n.map(a, event.data.n.map(b, event.data.n.map(c, event.data.text)))`,
+	}})
+	r.subscribe(&subscription.Subscription{ID: "sub_missing", Events: all, Payload: subscription.Payload{
+		Profile: subscription.ProfileCustom, Template: `{"x": event.data.score}`,
+	}})
+	r.subscribe(&subscription.Subscription{ID: "sub_zz_plain", Events: all})
+	r.start()
+	hostile := `{"id":"evt_hostile","type":"call.ended","call_id":"c-1","data":{"n":[` + strings.Repeat("1,", 999) + `1],"text":"` + strings.Repeat("a", 500_000) + `"}}`
+	r.post(hostile, `{"id":"evt_behind","type":"call.ended","call_id":"c-1"}`)
+
+	for i := range filters {
+		d := r.decision("evt_hostile", fmt.Sprint("sub_", i))
+		assert.Equal(t, [2]string{"skipped", "filter_error"}, [2]string{d.Outcome, d.Reason}, "%s: %s", filters[i], d.Detail)
+		assert.NotEmpty(t, d.Detail)
+	}
+	for id, reason := range map[string]string{"sub_template": "template_error", "sub_missing": "missing_field"} {
+		d := r.decision("evt_hostile", id)
+		assert.Equal(t, [2]string{"dead", reason}, [2]string{d.Outcome, d.Reason}, d.Detail)
+		assert.NotEmpty(t, d.Detail)
+	}
+	var plain []string
+	for _, d := range r.deliveries() {
+		if d.SubscriptionID == "sub_zz_plain" {
+			plain = append(plain, d.EventID)
+		}
+	}
+	assert.Equal(t, []string{"evt_hostile", "evt_behind"}, plain)
 }
 
 func TestAChangeIsInForceOnceItIsApplied(t *testing.T) {

@@ -1,0 +1,166 @@
+package filter
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/callstream/callstream/schemas/event"
+	"github.com/callstream/callstream/schemas/topic"
+	"github.com/callstream/callstream/subscription"
+)
+
+// faulty is a codec with a fault of ours in it.
+type faulty struct {
+	codec
+	decode, encode func()
+}
+
+func (c faulty) DecodeEvent(ctx context.Context, topic string, value []byte) (*event.Event, error) {
+	if c.decode != nil {
+		c.decode()
+	}
+	return c.codec.DecodeEvent(ctx, topic, value)
+}
+
+func (c faulty) Encode(ctx context.Context, dst []byte, r event.Record) ([]byte, error) {
+	if _, ok := r.(*event.Decision); ok && c.encode != nil {
+		c.encode()
+	}
+	return c.codec.Encode(ctx, dst, r)
+}
+
+func nilDereference() {
+	var s *subscription.Subscription
+	_ = s.URL
+}
+
+// sorted are the records that follow from an event.
+type sorted struct {
+	deliveries []event.Delivery
+	decisions  []event.Decision
+	letters    []event.DeadLetter
+}
+
+func sortOut(t testing.TB, d *decider, records []kgo.Record) sorted {
+	t.Helper()
+	var all sorted
+	for _, r := range records {
+		switch r.Topic {
+		case topic.Decisions:
+			all.decisions = append(all.decisions, decodeAs[event.Decision](t, d, r))
+		case topic.DeadLetters:
+			all.letters = append(all.letters, decodeAs[event.DeadLetter](t, d, r))
+		default:
+			all.deliveries = append(all.deliveries, decodeAs[event.Delivery](t, d, r))
+		}
+	}
+	return all
+}
+
+func decodeAs[T any, R interface {
+	*T
+	event.Record
+}](t testing.TB, d *decider, r kgo.Record) T {
+	t.Helper()
+	var v T
+	require.NoError(t, d.codec.Decode(t.Context(), r.Value, R(&v)))
+	return v
+}
+
+// A fault of ours over one subscription is that subscription's dead letter. The others get the event, and the log has the
+// stack.
+func TestAFaultOverOneSubscriptionIsItsOwn(t *testing.T) {
+	d := newDecider(t)
+	core, logs := observer.New(zap.ErrorLevel)
+	d.log = zap.New(core)
+	for _, id := range []string{"sub_1", "sub_2", "sub_3"} {
+		d.subscribe(t, &subscription.Subscription{ID: id, Tenant: "acme", Events: []string{"*"}})
+	}
+	second, ok := d.book.Get("sub_2")
+	require.True(t, ok)
+	second.Derived(func() any { return "no renderer" })
+	r := eventRecord(t, d, `{"id":"evt_1","type":"call.ended","call_id":"c-1"}`)
+	for range 2 {
+		got := sortOut(t, d, collect(t, d, r))
+		require.Len(t, got.deliveries, 2)
+		assert.Equal(t, []string{"sub_1", "sub_3"}, []string{got.deliveries[0].SubscriptionID, got.deliveries[1].SubscriptionID})
+		require.Len(t, got.letters, 1)
+		assert.Equal(t, []string{deadInternal, "sub_2", event.DeliveryID("acme", "", "evt_1", "sub_2")},
+			[]string{got.letters[0].Reason, got.letters[0].SubscriptionID, got.letters[0].DeliveryID})
+		assert.Equal(t, r.Value, got.letters[0].OriginalValue)
+		require.Len(t, got.decisions, 1)
+		entries := got.decisions[0].Decisions
+		require.Len(t, entries, 3)
+		assert.Equal(t, [2]string{outcomeDead, deadInternal}, [2]string{entries[1].Outcome, entries[1].Reason})
+		assert.Contains(t, entries[1].Detail, "callstream failed")
+	}
+	require.Equal(t, 2, logs.Len())
+	fields := logs.All()[0].ContextMap()
+	assert.Equal(t, "sub_2", fields["subscription"])
+	assert.Contains(t, fields["stack"], "payload.For")
+}
+
+// A fault of ours over a whole event makes it a dead letter with its bytes, and leaves what was made of it before.
+func TestAFaultOverAnEventIsADeadLetter(t *testing.T) {
+	for name, c := range map[string]struct {
+		codec      func(codec) codec
+		deliveries int
+	}{
+		"decoding":      {func(c codec) codec { return faulty{codec: c, decode: nilDereference} }, 0},
+		"the decisions": {func(c codec) codec { return faulty{codec: c, encode: nilDereference} }, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDecider(t)
+			d.subscribe(t, &subscription.Subscription{ID: "sub_1", Tenant: "acme", Events: []string{"*"}})
+			r := eventRecord(t, d, `{"id":"evt_1","type":"call.ended","call_id":"c-1"}`)
+			sound := d.codec
+			d.codec = c.codec(sound)
+			records := collect(t, d, r)
+			d.codec = sound
+			got := sortOut(t, d, records)
+			assert.Len(t, got.deliveries, c.deliveries)
+			require.Len(t, got.letters, 1)
+			letter := got.letters[0]
+			assert.Equal(t, []string{deadInternal, "acme", "evt_1"}, []string{letter.Reason, letter.Tenant, letter.EventID})
+			assert.Equal(t, r.Value, letter.OriginalValue)
+			assert.Len(t, collect(t, d, r), 2, "the next record is handled")
+		})
+	}
+}
+
+// Every way that a decision ends is counted under labels that were made beforehand: a reason that is not among them would
+// be a fault over each event that has it.
+func TestEveryReasonHasItsCounter(t *testing.T) {
+	d := newDecider(t)
+	for _, v := range verdicts() {
+		assert.NotNil(t, d.metrics.byDecision[v], v)
+	}
+	for _, reason := range append(deadEvents(), deadDeliveries()...) {
+		assert.NotNil(t, d.metrics.byDead[reason], reason)
+	}
+	assert.NotPanics(t, func() { d.metrics.decision(verdict{outcomeSkipped, "a reason of a newer version"}) })
+}
+
+func TestAnEventThatIsTooOldIsSkipped(t *testing.T) {
+	d := newDecider(t)
+	hour := subscription.TTL{Default: subscription.Duration(time.Hour)}
+	d.subscribe(t, &subscription.Subscription{ID: "sub_1", Tenant: "acme", Events: []string{"*"}, TTL: hour})
+	r := eventRecord(t, d, `{"id":"evt_1","type":"call.ended","call_id":"c-1"}`)
+	accepted := r.Timestamp
+	d.now = func() time.Time { return accepted.Add(time.Hour - time.Millisecond) }
+	require.Len(t, sortOut(t, d, collect(t, d, r)).deliveries, 1)
+	d.now = func() time.Time { return accepted.Add(time.Hour) }
+	got := sortOut(t, d, collect(t, d, r))
+	require.Empty(t, got.deliveries)
+	entry := got.decisions[0].Decisions[0]
+	assert.Equal(t, []string{outcomeSkipped, "expired"}, []string{entry.Outcome, entry.Reason})
+	assert.Contains(t, entry.Detail, "1h")
+	assert.EqualValues(t, 1, entry.SubscriptionVersion)
+}
