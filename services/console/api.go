@@ -38,6 +38,7 @@ func newHandler(s *Service) http.Handler {
 	config.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer)
 	config.Components.Schemas.RegisterTypeAlias(reflect.TypeFor[subscription.Duration](), reflect.TypeFor[string]())
 	config.Components.Schemas.RegisterTypeAlias(reflect.TypeFor[subscription.Hidden](), reflect.TypeFor[any]())
+	config.Components.Schemas.RegisterTypeAlias(reflect.TypeFor[json.RawMessage](), reflect.TypeFor[any]())
 	config.Components.Schemas.RegisterTypeAlias(reflect.TypeFor[subscription.TTL](), reflect.TypeFor[any]())
 	api := humago.New(mux, config)
 	a := &apiSet{Service: s, api: api}
@@ -45,6 +46,7 @@ func newHandler(s *Service) http.Handler {
 	a.registerSubscriptions()
 	a.registerTryouts()
 	a.registerStats()
+	a.registerHistory()
 	a.registerAgents()
 	a.registerKeys()
 	a.registerAudit()

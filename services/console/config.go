@@ -31,6 +31,8 @@ type Config struct {
 	VerifyTimeout time.Duration `config:"VERIFY_TIMEOUT" default:"10s" min:"100ms" max:"25s" doc:"how long an endpoint may take to answer a verification"`
 	// HistoryRetention is how long the projection of events, deliveries and attempts is kept.
 	HistoryRetention time.Duration `config:"HISTORY_RETENTION" default:"720h" min:"1h" doc:"how long the history of events and their deliveries is kept"`
+	// HistoryMaxDeliveries bounds the projection's size, whatever its age.
+	HistoryMaxDeliveries int64 `config:"HISTORY_MAX_DELIVERIES" default:"2000000" min:"1000" doc:"how many deliveries, and how many events, the history keeps; the oldest go first. A million of both take about a gigabyte"`
 	// WebhookOrigin is what an endpoint that is verified by options has to allow.
 	WebhookOrigin string `config:"WEBHOOK_ORIGIN" default:"callstream" doc:"name that the CloudEvents handshake (verification by options) asks permission for, in WebHook-Request-Origin"`
 	// DefaultSource completes the events of tests and previews as the producer completes those it accepts.

@@ -17,6 +17,7 @@ import (
 // recordReader is the part of kafka.Reader that the console uses.
 type recordReader interface {
 	Record(ctx context.Context, at kafka.Place) (*kgo.Record, error)
+	Records(ctx context.Context, places []kafka.Place, each func(i int, record *kgo.Record, err error))
 }
 
 // rows returns the history, or what it waits for.

@@ -38,6 +38,9 @@ type Deps struct {
 	Version string
 	// ExtraPaths are path items of other handlers in this process, as JSON by path; /openapi.json shows them.
 	ExtraPaths map[string][]byte
+	// HistoryShare is the part of one processor that the history may take while it keeps up, where the pipeline runs in
+	// the same process; 0 means a whole one.
+	HistoryShare float64
 	// Now is the clock, time.Now when nil.
 	Now func() time.Time
 
@@ -184,7 +187,8 @@ func (s *Service) openNow(ctx context.Context) error {
 	var project *history.Projection
 	if s.deps.log == nil {
 		project, err = history.NewProjection(history.ProjectionConfig{
-			Kafka: s.cfg.Kafka, Codec: s.deps.Codec, Log: s.log, Meter: s.deps.Meter, Retention: s.cfg.HistoryRetention, Now: s.deps.Now,
+			Kafka: s.cfg.Kafka, Codec: s.deps.Codec, Log: s.log, Meter: s.deps.Meter, Now: s.deps.Now,
+			Share: s.deps.HistoryShare, Retention: s.cfg.HistoryRetention, MaxDeliveries: s.cfg.HistoryMaxDeliveries,
 		}, rows)
 		if err != nil {
 			rows.Close()

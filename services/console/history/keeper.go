@@ -48,7 +48,7 @@ func (k *keeper) added(n counts) {
 // clean deletes a batch of rows, or twice what came in meanwhile, from each table that has too old ones or too many.
 func (k *keeper) clean(ctx context.Context) error {
 	now := k.cfg.Now()
-	if max(k.rows.deliveries, k.rows.events) <= k.cfg.MaxDeliveries+keepBatch && now.Sub(k.cleaned) < keepEvery {
+	if max(k.rows.deliveries, k.rows.events)-keepBatch <= k.cfg.MaxDeliveries && now.Sub(k.cleaned) < keepEvery {
 		return nil
 	}
 	if now.Sub(k.counted) > recountEvery {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
@@ -40,7 +41,7 @@ type ProjectionConfig struct {
 	Share float64
 	// Retention is how long rows are kept after the event was accepted.
 	Retention time.Duration
-	// MaxDeliveries is how many rows of deliveries are kept, and how many of events; the oldest go first.
+	// MaxDeliveries is how many rows of deliveries are kept, and how many of events; the oldest go first. 0 means all.
 	MaxDeliveries int64
 	// Now is the clock, time.Now when nil.
 	Now func() time.Time
@@ -67,6 +68,9 @@ func NewProjection(cfg ProjectionConfig, store *Store) (*Projection, error) {
 	}
 	if cfg.Share <= 0 || cfg.Share > 1 {
 		cfg.Share = 1
+	}
+	if cfg.MaxDeliveries <= 0 {
+		cfg.MaxDeliveries = math.MaxInt64
 	}
 	p := &Projection{cfg: cfg, store: store, log: cfg.Log.Named("history"), urge: make(chan struct{}, 1), lag: -1}
 	var err error
