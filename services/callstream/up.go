@@ -177,6 +177,9 @@ func (c *UpConfig) useBrokers(brokers []string) {
 // useRegistry makes everything use this registry.
 func (c *UpConfig) useRegistry(urls []string) { c.Topics.Registry.URLs = urls }
 
+// historyShare is the part of one processor that the history may take from the pipeline beside it.
+const historyShare = 0.25
+
 // services are the four of them in one process.
 type services struct {
 	producer   *producer.Service
@@ -206,7 +209,7 @@ func newServices(version string, cfg *UpConfig, tel *telemetry.Telemetry) (*serv
 	if s.dispatcher, err = dispatcher.New(cfg.Dispatcher, dispatcher.Deps{Telemetry: tel.Named("dispatcher"), Codec: codec, Box: box, Version: version}); err != nil {
 		return nil, fmt.Errorf("dispatcher: %w", err)
 	}
-	if s.console, err = console.New(cfg.Console, console.Deps{Telemetry: tel.Named("console"), Codec: codec, Box: box, Version: version, InForce: s.inForce, KeysInForce: s.producer.WaitKeysApplied, ExtraPaths: map[string][]byte{"/v1/events": producer.OpenAPI()}}); err != nil {
+	if s.console, err = console.New(cfg.Console, console.Deps{Telemetry: tel.Named("console"), Codec: codec, Box: box, Version: version, InForce: s.inForce, KeysInForce: s.producer.WaitKeysApplied, HistoryShare: historyShare, ExtraPaths: map[string][]byte{"/v1/events": producer.OpenAPI()}}); err != nil {
 		return nil, fmt.Errorf("console: %w", err)
 	}
 	return s, nil
