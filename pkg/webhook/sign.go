@@ -19,6 +19,9 @@ type Signer struct {
 	text []byte // what ed25519 signs, in one piece as it needs it
 }
 
+// largestKept bounds the room that a Signer keeps for the next message, in bytes: a rare large one must not stay with each.
+const largestKept = 64 << 10
+
 // signingKey has one of the two.
 type signingKey struct {
 	mac     hash.Hash
@@ -48,6 +51,9 @@ func (s *Signer) Sign(id, timestamp string, body []byte) string {
 		if key.private != nil {
 			s.text = append(appendPrefix(s.text[:0], id, timestamp), body...)
 			s.out = base64.StdEncoding.AppendEncode(append(s.out, "v1a,"...), ed25519.Sign(key.private, s.text))
+			if cap(s.text) > largestKept {
+				s.text = nil
+			}
 			continue
 		}
 		key.mac.Reset()
