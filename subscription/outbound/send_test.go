@@ -290,26 +290,41 @@ func TestEchoedSecretsAreMasked(t *testing.T) {
 	}
 }
 
-// P-12: the endpoint's and the token endpoint's addresses are both checked, and neither's URL stands in an error.
+// P-12: the addresses of the endpoint and of the token endpoint are checked, both go through the proxy where there is one,
+// and no error holds a URL.
 func TestEveryConnectionIsGuarded(t *testing.T) {
 	hook := hooktest.Start(t, hooktest.Options{})
 	tokens := hooktest.StartTokens(t, hooktest.TokensOptions{ClientID: "client", ClientSecret: "planted-secret"})
-	sender, err := New(Options{Egress: egress.Options{Config: egress.Config{AllowHTTP: true}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(sender.Close)
-	for want, auth := range map[egress.Class]subscription.Auth{
-		egress.ClassBlocked: {Type: subscription.AuthNone},
-		ClassOAuth2:         {Type: subscription.AuthOAuth2, TokenURL: tokens.URL() + "?key=planted-secret", ClientID: "client", ClientSecret: subscription.NewHidden("planted-secret")},
+	certificate, key := hooktest.NewAuthority(t).Client("sub_1")
+	for name, test := range map[string]struct {
+		config egress.Config
+		class  egress.Class
+	}{
+		"private addresses": {egress.Config{AllowHTTP: true}, egress.ClassBlocked},
+		"a proxy":           {egress.Config{AllowHTTP: true, AllowPrivate: true, Proxy: "http://127.0.0.1:1"}, egress.ClassProxy},
 	} {
-		target := testTarget(t, sender, hook.URL()+"/path?key=planted-secret", func(s *subscription.Subscription) { s.Auth = auth })
-		a := target.Send(t.Context(), testDelivery(), Attempt{Number: 1})
-		if got := egress.ClassOf(a.Err); got != want || a.Status != 0 {
-			t.Errorf("%s ended as %q: %v", auth.Type, got, a.Err)
+		sender, err := New(Options{Egress: egress.Options{Config: test.config}})
+		if err != nil {
+			t.Fatal(err)
 		}
-		if text := a.ErrorText() + a.Err.Error() + a.URL + fmt.Sprint(a.RequestHeader()); strings.Contains(text, "planted-secret") {
-			t.Errorf("a secret is recorded: %s", text)
+		t.Cleanup(sender.Close)
+		for _, auth := range []subscription.Auth{
+			{Type: subscription.AuthNone},
+			{Type: subscription.AuthMTLS, Certificate: certificate, PrivateKey: subscription.NewHidden(key)},
+			{Type: subscription.AuthOAuth2, TokenURL: tokens.URL() + "?key=planted-secret", ClientID: "client", ClientSecret: subscription.NewHidden("planted-secret")},
+		} {
+			want := test.class
+			if auth.Type == subscription.AuthOAuth2 {
+				want = ClassOAuth2
+			}
+			target := testTarget(t, sender, hook.URL()+"/path?key=planted-secret", func(s *subscription.Subscription) { s.Auth = auth })
+			a := target.Send(t.Context(), testDelivery(), Attempt{Number: 1})
+			if got := egress.ClassOf(a.Err); got != want || a.Status != 0 {
+				t.Errorf("%s, %s ended as %q: %v", name, auth.Type, got, a.Err)
+			}
+			if text := a.ErrorText() + a.Err.Error() + a.URL + fmt.Sprint(a.RequestHeader()); strings.Contains(text, "planted-secret") {
+				t.Errorf("a secret is recorded: %s", text)
+			}
 		}
 	}
 	if tokens.Asked() != 0 || hook.Total() != 0 {
