@@ -62,8 +62,8 @@ func newDoctorCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Say what is wrong with an installation, and how to mend it",
-		Long: `Look over configuration, broker, topics, schema registry, database, encryption key, clocks, consumer groups, disk
-and API, as the environment, --config and the flags below describe them, and say for each whether it is in order, and how
+		Long: `Look over configuration, broker, topics, schema registry, database, subscriptions, history, encryption key, clocks,
+consumer groups, disk and API, as the environment, --config and the flags below describe them, and say for each whether it is in order, and how
 to mend what is not. Nothing is changed. The exit status is 1 when something has failed.
 
 Without CALLSTREAM_KAFKA_BROKERS it looks at the ` + "`callstream up`" + ` that runs on this machine.`,

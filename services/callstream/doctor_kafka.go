@@ -25,20 +25,23 @@ import (
 
 // findUp takes the addresses of the `callstream up` on this machine from what it has written, else from the settings.
 func (d *doctor) findUp() {
-	kafkaAddr, registryAddr := d.cfg.KafkaAddr, d.cfg.RegistryAddr
-	if raw, err := os.ReadFile(filepath.Join(d.cfg.DataDir, "addresses.json")); err == nil {
-		var a host.Addresses
-		if json.Unmarshal(raw, &a) == nil {
-			kafkaAddr, registryAddr = firstOf(a.Kafka, kafkaAddr), firstOf(a.SchemaRegistry, registryAddr)
-			if a.HTTP != "" && d.api.base == defaultAPI {
-				d.api.base = "http://" + a.HTTP
-			}
-		}
+	a := addressesOf(d.cfg.DataDir)
+	if a.HTTP != "" && d.api.base == defaultAPI {
+		d.api.base = "http://" + a.HTTP
 	}
-	d.cfg.Topics.Kafka.Brokers = []string{kafkaAddr}
+	d.cfg.Topics.Kafka.Brokers = []string{firstOf(a.Kafka, d.cfg.KafkaAddr)}
 	if len(d.cfg.Topics.Registry.URLs) == 0 {
-		d.cfg.Topics.Registry.URLs = []string{"http://" + registryAddr}
+		d.cfg.Topics.Registry.URLs = []string{"http://" + firstOf(a.SchemaRegistry, d.cfg.RegistryAddr)}
 	}
+}
+
+// addressesOf reads what the `callstream up` with this data directory has written; nothing where none has.
+func addressesOf(dataDir string) (a host.Addresses) {
+	raw, err := os.ReadFile(filepath.Join(dataDir, "addresses.json"))
+	if err != nil || json.Unmarshal(raw, &a) != nil {
+		return host.Addresses{}
+	}
+	return a
 }
 
 // checkKafka looks at the brokers, the topics and the consumer groups.
@@ -68,6 +71,11 @@ func (d *doctor) checkKafka(parent context.Context) {
 				d.checkGroups(ctx, adm)
 			}
 		},
+		func(ctx context.Context) {
+			if reachable {
+				d.checkHistory(ctx, adm)
+			}
+		},
 	} {
 		ctx, cancel := context.WithTimeout(parent, d.timeout)
 		check(ctx)
@@ -76,6 +84,7 @@ func (d *doctor) checkKafka(parent context.Context) {
 	if !reachable {
 		d.add("topics", statusSkip, "not looked at without a broker", "")
 		d.add("consumer groups", statusSkip, "not looked at without a broker", "")
+		d.add("history", statusSkip, "not looked at without a broker", "")
 	}
 }
 

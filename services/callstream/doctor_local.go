@@ -151,57 +151,82 @@ func (d *doctor) checkClock(whose string, skew, precision time.Duration) {
 	}
 }
 
-// checkDatabase looks at the database without changing it: the console brings its schema up to date.
-func (d *doctor) checkDatabase(ctx context.Context) {
+// database is one that the doctor reads and never changes.
+type database struct {
+	*sql.DB
+	name     string // for people
+	postgres bool
+}
+
+// missingError says that a SQLite database is not there yet.
+type missingError struct{ path string }
+
+func (e *missingError) Error() string { return e.path + " is not there yet" }
+
+// openDatabase opens the database for reading: that of the settings, or the SQLite file of this name beside it.
+func (d *doctor) openDatabase(file string) (*database, error) {
 	url := d.cfg.DatabaseURL
-	const migrate = "start the console, or `callstream up`: it brings the database up to date"
 	driver, dsn, name := "pgx", url, "PostgreSQL"
-	switch {
-	case strings.HasPrefix(url, "postgres://"), strings.HasPrefix(url, "postgresql://"):
-	case url == "", strings.HasPrefix(url, "sqlite:"):
+	if !storage.ValidURL(url) {
+		return nil, errors.New("CALLSTREAM_DATABASE_URL is neither postgres://… nor sqlite:…")
+	}
+	if url == "" || strings.HasPrefix(url, "sqlite:") {
 		path := strings.TrimPrefix(strings.TrimPrefix(url, "sqlite:"), "//")
-		if url == "" {
-			path = filepath.Join(d.cfg.DataDir, storage.SQLiteFile)
+		switch {
+		case url == "":
+			path = filepath.Join(d.cfg.DataDir, file)
+		case file != storage.SQLiteFile:
+			path = filepath.Join(filepath.Dir(path), file)
 		}
-		if _, err := os.Stat(path); err != nil {
-			if errors.Is(err, os.ErrNotExist) {
-				d.add("database", statusWarn, path+" is not there yet", migrate+"; or set CALLSTREAM_DATABASE_URL or CALLSTREAM_DATA_DIR to where it is")
-			} else {
-				d.add("database", statusFail, err.Error(), "give this user the right to read it")
-			}
-			return
+		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+			return nil, &missingError{path}
+		} else if err != nil {
+			return nil, err
 		}
 		driver, dsn, name = "sqlite", "file:"+path+"?mode=ro&_pragma=busy_timeout(2000)", "SQLite in "+path
-	default:
-		d.add("database", statusFail, "CALLSTREAM_DATABASE_URL is neither postgres://… nor sqlite:…", "correct it")
-		return
 	}
 	db, err := sql.Open(driver, dsn)
 	if err != nil {
 		// The driver's text could repeat the password.
-		d.add("database", statusFail, "CALLSTREAM_DATABASE_URL is not a valid URL", "write it as postgres://user:password@host:5432/name")
+		return nil, errors.New("CALLSTREAM_DATABASE_URL is not a valid URL: write it as postgres://user:password@host:5432/name")
+	}
+	return &database{DB: db, name: name, postgres: driver == "pgx"}, nil
+}
+
+// checkDatabase looks at the database without changing it: the console brings its schema up to date.
+func (d *doctor) checkDatabase(ctx context.Context) {
+	const migrate = "start the console, or `callstream up`: it brings the database up to date"
+	db, err := d.openDatabase(storage.SQLiteFile)
+	var missing *missingError
+	switch {
+	case errors.As(err, &missing):
+		d.add("database", statusWarn, err.Error(), migrate+"; or set CALLSTREAM_DATABASE_URL or CALLSTREAM_DATA_DIR to where it is")
+		return
+	case err != nil:
+		d.add("database", statusFail, err.Error(), "correct CALLSTREAM_DATABASE_URL, and give this user the right to read it")
 		return
 	}
 	defer db.Close() //nolint:errcheck // only read from
 	if err := db.PingContext(ctx); err != nil {
-		d.add("database", statusFail, name+" does not answer: "+d.withoutPassword(err), "start it, or correct CALLSTREAM_DATABASE_URL")
+		d.add("database", statusFail, db.name+" does not answer: "+d.withoutPassword(err), "start it, or correct CALLSTREAM_DATABASE_URL")
 		return
 	}
-	applied := "is_applied"
-	if driver == "sqlite" {
-		applied = "is_applied = 1"
+	applied := "is_applied = 1"
+	if db.postgres {
+		applied = "is_applied"
 	}
 	var version sql.NullInt64
 	err = db.QueryRowContext(ctx, "SELECT max(version_id) FROM goose_db_version WHERE "+applied).Scan(&version)
 	switch {
 	case err != nil:
-		d.add("database", statusWarn, name+" answers, and holds nothing of callstream's yet", migrate)
+		d.add("database", statusWarn, db.name+" answers, and holds nothing of callstream's yet", migrate)
+		return
 	case version.Int64 == 0:
-		d.add("database", statusWarn, name+" is not migrated yet", migrate)
-	default:
-		d.add("database", statusOK, fmt.Sprintf("%s, schema version %d", name, version.Int64), "")
+		d.add("database", statusWarn, db.name+" is not migrated yet", migrate)
+		return
 	}
-	if driver == "pgx" {
+	d.add("database", statusOK, fmt.Sprintf("%s, schema version %d", db.name, version.Int64), "")
+	if db.postgres {
 		var there time.Time
 		begun := d.now()
 		if err := db.QueryRowContext(ctx, "SELECT clock_timestamp()").Scan(&there); err == nil {
@@ -209,6 +234,7 @@ func (d *doctor) checkDatabase(ctx context.Context) {
 			d.checkClock("the database's", there.Sub(begun.Add(ended.Sub(begun)/2)), 100*time.Millisecond)
 		}
 	}
+	d.checkSubscriptions(ctx, db)
 }
 
 // withoutPassword is a driver's error without the password that it may repeat.

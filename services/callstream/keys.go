@@ -99,7 +99,7 @@ next looks, within seconds.`,
 	flags.StringSliceVar(&scopes, "scopes", nil, "what it may do: "+strings.Join(auth.Scopes(), ", "))
 	flags.BoolVar(&admin, "admin", false, "make it in the database itself, for --tenant")
 	flags.DurationVar(&lasts, "expires-in", 0, "how long it is valid (720h); without it, until it is deleted")
-	settings = adminSettings(cmd)
+	settings = addSettings(cmd, &databaseConfig{})
 	return cmd
 }
 

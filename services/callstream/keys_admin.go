@@ -23,11 +23,9 @@ type adminKey struct {
 
 // databaseConfig is the part of the console's configuration that says where its database is.
 type databaseConfig struct {
-	DataDir     string `config:"DATA_DIR" default:"./data" doc:"with --admin: folder with the SQLite database"`
-	DatabaseURL string `config:"DATABASE_URL" secret:"true" doc:"with --admin: database of subscriptions and keys; empty for SQLite in the data directory"`
+	DataDir     string `config:"DATA_DIR" default:"./data" doc:"folder with the SQLite database"`
+	DatabaseURL string `config:"DATABASE_URL" secret:"true" doc:"database of the console; empty for SQLite in the data directory"`
 }
-
-func adminSettings(cmd *cobra.Command) *settingFlags { return addSettings(cmd, &databaseConfig{}) }
 
 // createAdminKey makes a key in the database, with nothing of callstream's running if need be.
 func createAdminKey(cmd *cobra.Command, out *output, settings *settingFlags, k adminKey) error {

@@ -48,21 +48,11 @@ func (l listing[V]) command(api *apiFlags, out *output) *cobra.Command {
 		Short:   l.short,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			query := url.Values{}
-			for i, p := range l.search {
-				if given[i] == "" {
-					continue
-				}
-				if ago, err := subscription.ParseDuration(given[i]); p.past && err == nil {
-					given[i] = time.Now().Add(-time.Duration(ago)).UTC().Format(time.RFC3339)
-				}
-				query.Set(p.name, given[i])
-			}
 			c, err := api.client(cmd)
 			if err != nil {
 				return err
 			}
-			items, err := c.list(cmd.Context(), l.path, query, limit)
+			items, err := c.list(cmd.Context(), l.path, parameters(l.search, given), limit)
 			if err != nil {
 				return err
 			}
@@ -80,13 +70,7 @@ func (l listing[V]) command(api *apiFlags, out *output) *cobra.Command {
 			return table(cmd.OutOrStdout(), l.none, l.header, rows)
 		},
 	}
-	for i, p := range l.search {
-		usage := p.usage
-		if p.past {
-			usage += ": a time (RFC 3339), or how long ago (2h, 7d)"
-		}
-		cmd.Flags().StringVar(&given[i], strings.ReplaceAll(p.name, "_", "-"), "", usage)
-	}
+	addParameters(cmd, l.search, given)
 	if l.most > 0 {
 		cmd.Flags().IntVar(&limit, "limit", l.most, "most to list; 0 for all")
 	}
@@ -128,9 +112,11 @@ type page struct {
 	NextCursor string            `json:"next_cursor"`
 }
 
-// newGetCommand shows one thing that the API has under a path: show prints it for a person.
-func newGetCommand(api *apiFlags, out *output, path, use, short string, show func(w io.Writer, raw json.RawMessage) error) *cobra.Command {
-	return &cobra.Command{
+// newGetCommand shows one thing that the API has under a path: show prints it for a person. Each of the parameters that the
+// API takes gets a flag.
+func newGetCommand(api *apiFlags, out *output, path, use, short string, show func(w io.Writer, raw json.RawMessage) error, takes ...parameter) *cobra.Command {
+	given := make([]string, len(takes))
+	cmd := &cobra.Command{
 		Use:   use,
 		Short: short,
 		Args:  cobra.ExactArgs(1),
@@ -140,7 +126,11 @@ func newGetCommand(api *apiFlags, out *output, path, use, short string, show fun
 				return err
 			}
 			var raw json.RawMessage
-			if err := c.do(cmd.Context(), http.MethodGet, path+"/"+url.PathEscape(args[0]), nil, &raw, nil); err != nil {
+			path := path + "/" + url.PathEscape(args[0])
+			if query := parameters(takes, given).Encode(); query != "" {
+				path += "?" + query
+			}
+			if err := c.do(cmd.Context(), http.MethodGet, path, nil, &raw, nil); err != nil {
 				return err
 			}
 			if out.json {
@@ -149,6 +139,35 @@ func newGetCommand(api *apiFlags, out *output, path, use, short string, show fun
 			return show(cmd.OutOrStdout(), raw)
 		},
 	}
+	addParameters(cmd, takes, given)
+	return cmd
+}
+
+// addParameters declares a flag for each parameter.
+func addParameters(cmd *cobra.Command, list []parameter, given []string) {
+	for i, p := range list {
+		usage := p.usage
+		if p.past {
+			usage += ": a time (RFC 3339), or how long ago (2h, 7d)"
+		}
+		cmd.Flags().StringVar(&given[i], strings.ReplaceAll(p.name, "_", "-"), "", usage)
+	}
+}
+
+// parameters are those that were given.
+func parameters(list []parameter, given []string) url.Values {
+	query := url.Values{}
+	for i, p := range list {
+		v := given[i]
+		if v == "" {
+			continue
+		}
+		if ago, err := subscription.ParseDuration(v); p.past && err == nil {
+			v = time.Now().Add(-time.Duration(ago)).UTC().Format(time.RFC3339Nano)
+		}
+		query.Set(p.name, v)
+	}
+	return query
 }
 
 // newDeleteCommand deletes what the API has under a path, by id; done is what has become of it then, "Deleted".

@@ -44,6 +44,7 @@ CALLSTREAM_API_KEY. With --json they print what the API answered, for programs.`
 		&cobra.Group{ID: groupRun, Title: "Run:"},
 		&cobra.Group{ID: groupTry, Title: "Try out:"},
 		&cobra.Group{ID: groupManage, Title: "Manage:"},
+		&cobra.Group{ID: groupLook, Title: "Look up:"},
 	)
 	add := func(group string, commands ...*cobra.Command) {
 		for _, c := range commands {
@@ -54,6 +55,7 @@ CALLSTREAM_API_KEY. With --json they print what the API answered, for programs.`
 	add(groupRun, newUpCommand(version), newTopicsCommand(), newDoctorCommand(), newHealthCommand())
 	add(groupTry, newSimulateCommand(), newListenCommand())
 	add(groupManage, newSubscriptionsCommand(), newAgentsCommand(), newKeysCommand(), newAuditCommand())
+	add(groupLook, newDeliveriesCommand(), newEventsCommand(), newCallsCommand(), newHistoryCommand())
 	return root
 }
 
@@ -62,4 +64,5 @@ const (
 	groupRun    = "run"
 	groupTry    = "try"
 	groupManage = "manage"
+	groupLook   = "look"
 )

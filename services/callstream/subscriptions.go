@@ -89,7 +89,7 @@ func newSubscriptionsCommand() *cobra.Command {
 		newSubscriptionsAction(&api, &out, "verify", "Run the verification handshake again, and activate the subscription when it passes"),
 		newSubscriptionsActivate(&api, &out),
 		newSubscriptionsAction(&api, &out, "pause", "Skip deliveries until it is activated"),
-		newSubscriptionsRotate(&api, &out), newSubscriptionsTest(&api, &out), newSubscriptionsPreview(&api, &out),
+		newSubscriptionsRotate(&api, &out), newSubscriptionsStats(&api, &out), newSubscriptionsTest(&api, &out), newSubscriptionsPreview(&api, &out),
 		newSubscriptionsDiff(&api, &out), newSubscriptionsApply(&api, &out), newSubscriptionsSchema(),
 	)
 	return cmd

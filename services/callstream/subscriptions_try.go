@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -164,7 +163,6 @@ func (v *testView) print(w io.Writer) {
 			fmt.Fprintln(w, "… (the body goes on)")
 		}
 	}
-	milliseconds := func(f float64) string { return strconv.FormatFloat(f, 'f', 1, 64) + " ms" }
 	fmt.Fprintf(w, "\n%s of %s: connected after %s, first byte after %s, %s in all.\n", oneLine(v.Event.Type), oneLine(v.Event.ID),
 		milliseconds(v.Timings.Connect), milliseconds(v.Timings.FirstByte), milliseconds(v.Timings.Total))
 	if !v.Matched {
