@@ -65,9 +65,10 @@ func grant(t *testing.T, o hooktest.TokensOptions) (*hooktest.Tokens, *hooktest.
 	return tokens, hook, target, c
 }
 
-func (c *clock) sends(t *testing.T, target *Target, status int) {
+// delivers sends a delivery that must be taken.
+func delivers(t *testing.T, target *Target) {
 	t.Helper()
-	if a := target.Send(t.Context(), testDelivery(), Attempt{Number: 1}); a.Err != nil || a.Status != status {
+	if a := target.Send(t.Context(), testDelivery(), Attempt{Number: 1}); a.Err != nil || a.Status != http.StatusOK {
 		t.Fatalf("answered %d: %v", a.Status, a.Err)
 	}
 }
@@ -94,15 +95,15 @@ func TestTokensAreKeptAndRenewed(t *testing.T) {
 				t.Errorf("asked for %q", got)
 			}
 			c.advance(58 * time.Minute)
-			c.sends(t, target, 200)
+			delivers(t, target)
 			if n := tokens.Asked(); n != 1 {
 				t.Errorf("asked %d times before it was time", n)
 			}
 			c.advance(61 * time.Second)
-			c.sends(t, target, 200) // with the old one
+			delivers(t, target) // with the old one
 			until(t, "it is renewed", func() bool { return tokens.Asked() == 2 })
 			until(t, "the new one is sent", func() bool {
-				c.sends(t, target, 200)
+				delivers(t, target)
 				all := hook.Requests()
 				return all[len(all)-1].Header.Get("authorization") == "Bearer access-token-2"
 			})
@@ -110,7 +111,7 @@ func TestTokensAreKeptAndRenewed(t *testing.T) {
 				t.Errorf("while it was renewed: %s", got)
 			}
 			c.advance(2 * time.Hour)
-			c.sends(t, target, 200) // waits for a third
+			delivers(t, target) // waits for a third
 			if n := tokens.Asked(); n != 3 {
 				t.Errorf("asked %d times", n)
 			}
@@ -122,12 +123,12 @@ func TestTokensAreKeptAndRenewed(t *testing.T) {
 // token endpoint is not asked again for each.
 func TestARefusedTokenIsReplaced(t *testing.T) {
 	tokens, hook, target, c := grant(t, hooktest.TokensOptions{Lifetime: time.Hour})
-	c.sends(t, target, 200)
+	delivers(t, target)
 	tokens.Revoke()
 	if a := target.Send(t.Context(), testDelivery(), Attempt{Number: 1}); a.Status != http.StatusUnauthorized || !a.TokenRefused {
 		t.Errorf("answered %d, refused %v", a.Status, a.TokenRefused)
 	}
-	c.sends(t, target, 200)
+	delivers(t, target)
 	if n := tokens.Asked(); n != 2 {
 		t.Errorf("asked %d times", n)
 	}
@@ -145,7 +146,7 @@ func TestARefusedTokenIsReplaced(t *testing.T) {
 	}
 	hook.SetAnswer(tokens.Check)
 	c.advance(time.Minute)
-	c.sends(t, target, 200)
+	delivers(t, target)
 }
 
 // P-15: without a token nothing is sent, the class says so, and the token endpoint gets time to recover. Nothing of what was
@@ -192,7 +193,7 @@ func TestWithoutATokenNothingIsSent(t *testing.T) {
 			}
 			fails.Store("mended", true)
 			c.advance(time.Minute)
-			c.sends(t, target, 200)
+			delivers(t, target)
 		})
 	}
 }

@@ -35,7 +35,15 @@ type request struct {
 	usual bool
 	added []string
 
-	id, timestamp, signature, attempt, eventID, traceparent, contentType, replay, authorization []string
+	slots                                                                        []slot
+	id, timestamp, signature, attempt, eventID, traceparent, contentType, replay []string
+	authorization                                                                []string
+}
+
+// slot is a header that a request has or not.
+type slot struct {
+	name  string
+	value []string
 }
 
 func (t *Target) newRequest() *request {
@@ -50,11 +58,15 @@ func (t *Target) newRequest() *request {
 		t.credentials.Authorize(q.header)
 	}
 	q.header["User-Agent"] = []string{t.sender.userAgent}
-	for _, slot := range []*[]string{&q.id, &q.timestamp, &q.signature, &q.attempt, &q.eventID, &q.traceparent, &q.contentType, &q.replay, &q.authorization} {
-		*slot = []string{""}
+	add := func(name string) []string {
+		value := []string{""}
+		q.slots = append(q.slots, slot{name, value})
+		return value
 	}
+	q.id, q.timestamp, q.signature, q.attempt = add("Webhook-Id"), add("Webhook-Timestamp"), add("Webhook-Signature"), add("Webhook-Attempt")
+	q.eventID, q.traceparent, q.contentType, q.replay = add("X-Event-Id"), add("Traceparent"), add("Content-Type"), add("Webhook-Replay")
 	if t.tokens != nil {
-		q.header["Authorization"] = q.authorization
+		q.authorization = add("Authorization")
 	}
 	return q
 }
@@ -83,7 +95,7 @@ func (q *request) fill(t *Target, to *endpoint, d *event.Delivery, o Attempt, to
 	usual := q.out.Method == http.MethodPost && o.Number > 0 && o.Traceparent != "" && d.EventID != "" && d.ReplayID == "" && len(d.Headers) == 0
 	q.id[0], q.eventID[0], q.traceparent[0], q.replay[0] = d.ID, d.EventID, o.Traceparent, d.ReplayID
 	q.timestamp[0], q.attempt[0] = strconv.FormatInt(t.sender.opts.Now().Unix(), 10), ""
-	if token != "" {
+	if t.tokens != nil {
 		q.authorization[0] = "Bearer " + token
 	}
 	if o.Number > 0 {
@@ -111,11 +123,11 @@ func (q *request) place(d *event.Delivery) {
 		delete(q.header, name)
 	}
 	q.added = q.added[:0]
-	for name, slot := range q.slots() {
-		if slot[0] != "" {
-			q.header[name] = slot
+	for _, slot := range q.slots {
+		if slot.value[0] != "" {
+			q.header[slot.name] = slot.value
 		} else {
-			delete(q.header, name)
+			delete(q.header, slot.name)
 		}
 	}
 	for name, value := range d.Headers {
@@ -124,13 +136,6 @@ func (q *request) place(d *event.Delivery) {
 			q.header[name] = []string{value}
 			q.added = append(q.added, name)
 		}
-	}
-}
-
-func (q *request) slots() map[string][]string {
-	return map[string][]string{
-		"Webhook-Id": q.id, "Webhook-Timestamp": q.timestamp, "Webhook-Signature": q.signature, "Webhook-Attempt": q.attempt,
-		"Webhook-Replay": q.replay, "X-Event-Id": q.eventID, "Traceparent": q.traceparent, "Content-Type": q.contentType,
 	}
 }
 
