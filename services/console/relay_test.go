@@ -6,10 +6,12 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/schemas/topic"
 	"github.com/callstream/callstream/services/console/storage"
 	"github.com/callstream/callstream/subscription"
@@ -310,6 +312,71 @@ func TestTheFeedFollowsTheDatabase(t *testing.T) {
 			}
 			if last[id] != c.Version {
 				t.Fatalf("%s: compaction would keep version %d of %d", id, last[id], c.Version)
+			}
+		}
+	})
+}
+
+// Whatever a network does to the feed's records on their way (delays, repeats, any order), a reader never goes back to an
+// older version, never gets a deleted subscription back, and ends with what the database says.
+func TestAReaderOfAScrambledFeedRevivesNothing(t *testing.T) {
+	h := start(t)
+	h.awaitReady()
+	store, err := h.svc.database()
+	require.NoError(t, err)
+	rapid.Check(t, func(t *rapid.T) {
+		deleted := map[string]bool{}
+		var ids []string
+		for range rapid.IntRange(1, 8).Draw(t, "changes") {
+			kind := rapid.IntRange(0, 3).Draw(t, "change")
+			if len(ids) == 0 || kind == 0 {
+				ids = append(ids, h.create(someSubscription).str("id"))
+				continue
+			}
+			id := rapid.SampledFrom(ids).Draw(t, "id")
+			if kind == 3 {
+				h.do("DELETE", "/v1/subscriptions/"+id, "")
+				deleted[id] = true
+			} else {
+				h.do("PATCH", "/v1/subscriptions/"+id, `{"position":`+fmt.Sprint(rapid.IntRange(0, 9).Draw(t, "position"))+`}`)
+			}
+		}
+		var records []event.SubscriptionRecord
+		for _, r := range h.subscriptions() {
+			if slices.Contains(ids, r.ID) {
+				records = append(records, r)
+			}
+		}
+		repeats := rapid.SliceOfN(rapid.SampledFrom(records), 0, len(records)).Draw(t, "repeats")
+		arriving := rapid.Permutation(append(slices.Clone(records), repeats...)).Draw(t, "order")
+		book := subscription.NewBook()
+		for _, r := range arriving {
+			before, known := book.Get(r.ID)
+			book.Apply(&r)
+			after, _ := book.Get(r.ID)
+			if known && after.Version < before.Version {
+				t.Fatalf("%s went from version %d back to %d", r.ID, before.Version, after.Version)
+			}
+			if known && before.Deleted && !after.Deleted {
+				t.Fatalf("version %d revived %s", r.Version, r.ID)
+			}
+			for _, c := range book.Candidates("default", "call.ended", "") {
+				if c.Deleted {
+					t.Fatalf("%s is deleted, and gets events", c.ID)
+				}
+			}
+		}
+		for _, id := range ids {
+			c, ok := book.Get(id)
+			if !ok || c.Deleted != deleted[id] {
+				t.Fatalf("%s: deleted = %v, the reader has %+v", id, deleted[id], c)
+			}
+			if deleted[id] {
+				continue
+			}
+			sub, err := store.Subscription(h.t.Context(), "default", id)
+			if err != nil || c.Version != sub.Version || c.Subscription.Position != sub.Position {
+				t.Fatalf("%s: the database has %+v (%v), the reader %+v", id, sub, err, c.Subscription)
 			}
 		}
 	})
