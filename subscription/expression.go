@@ -25,7 +25,10 @@ const (
 	maxExpressionDepth = 100
 	maxExpressionNodes = 2_000
 	maxRegexProgram    = 2_000
-	maxDetailInBytes   = 200
+	// maxLoops bounds how often an expression goes through a list. The checker's time grows with the cube of what they
+	// nest: a hundred take seconds before anything is run.
+	maxLoops         = 20
+	maxDetailInBytes = 200
 	// maxMadeString bounds what replace and join make, in bytes. The budget is charged once a function has returned, so
 	// it can't.
 	maxMadeString = 1 << 20
@@ -65,6 +68,7 @@ type field struct {
 func newExpressionEnv() (*cel.Env, error) {
 	str, list := cel.StringType, cel.ListType(cel.StringType)
 	return cel.NewEnv(
+		cel.CustomTypeAdapter(orderedValues{types.DefaultTypeAdapter}),
 		cel.Variable("event", cel.MapType(cel.StringType, cel.DynType)),
 		cel.OptionalTypes(),
 		ext.Strings(), ext.Encoders(ext.EncodersVersion(1)),
@@ -144,22 +148,47 @@ func compileExpression(source string) (*expression, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the CEL environment: %w", err)
 	}
-	compiled, issues := env.Compile(source)
-	if issues != nil && len(issues.Errors()) > 0 {
-		first := issues.Errors()[0]
-		e := &ExpressionError{Detail: shorten(first.Message)}
-		if first.Location != nil && first.Location.Line() > 0 {
-			e.Line, e.Column = first.Location.Line(), max(first.Location.Column()+1, 1)
-		}
-		return nil, e
+	parsed, issues := env.Parse(source)
+	if err := firstIssue(issues); err != nil {
+		return nil, err
+	}
+	if n := loops(parsed.NativeRep()); n > maxLoops {
+		return nil, &ExpressionError{Line: 1, Column: 1, Detail: fmt.Sprintf("it goes through lists in %d places, more than %d", n, maxLoops)}
+	}
+	compiled, issues := env.Check(parsed)
+	if err := firstIssue(issues); err != nil {
+		return nil, err
 	}
 	bounds := budget{programs: map[string]int{}}
-	program, err := env.Program(compiled, append(bounds.options(), cel.EvalOptions(cel.OptOptimize))...)
+	program, err := env.Program(compiled, append(bounds.options(), cel.CustomDecoratorV2(orderLiterals), cel.EvalOptions(cel.OptOptimize))...)
 	if err != nil {
 		// A constant regular expression that does not compile, for one.
 		return nil, &ExpressionError{Line: 1, Column: 1, Detail: shorten(err.Error())}
 	}
 	return &expression{source: source, brief: shorten(source), yields: compiled.OutputType(), program: program, fields: readFields(compiled.NativeRep())}, nil
+}
+
+func firstIssue(issues *cel.Issues) error {
+	if issues == nil || len(issues.Errors()) == 0 {
+		return nil
+	}
+	first := issues.Errors()[0]
+	e := &ExpressionError{Detail: shorten(first.Message)}
+	if first.Location != nil && first.Location.Line() > 0 {
+		e.Line, e.Column = first.Location.Line(), max(first.Location.Column()+1, 1)
+	}
+	return e
+}
+
+// loops counts what goes through a list or a map: all, exists, map, filter and the like.
+func loops(a *ast.AST) int {
+	n := 0
+	ast.PreOrderVisit(a.Expr(), ast.NewExprVisitor(func(e ast.Expr) {
+		if e.Kind() == ast.ComprehensionKind {
+			n++
+		}
+	}))
+	return n
 }
 
 // evaluate runs the expression on an event's members. tooLong says that it used up its budget; an error without that may be

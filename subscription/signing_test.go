@@ -176,7 +176,7 @@ func TestAGivenKeyIsKept(t *testing.T) {
 	require.NoError(t, err)
 	require.NotContains(t, string(raw), private[10:30])
 	for signing, place := range map[string]string{
-		`{"scheme":"hmac","secret":"` + private + `"}`: "#/signing/secret",
+		`{"scheme":"hmac","secret":"` + private + `"}`:                                       "#/signing/secret",
 		`{"scheme":"ed25519","secret":"whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}`: "#/signing/secret",
 		`{"scheme":"none","secret":"whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}`:    "#/signing/secret",
 		`{"scheme":"rsa"}`: "#/signing/scheme",
