@@ -15,7 +15,7 @@ func DeliveryID(tenant, source, eventID, subscriptionID string) string {
 		b = binary.AppendUvarint(b, uint64(len(part)))
 		b = append(b, part...)
 	}
-	return "msg_" + shortHash(b)
+	return shortHash("msg_", b)
 }
 
 // PlaceID is the id of an event whose record has none: "evt_" and a hash of the record's place, the same at every reading.
@@ -24,10 +24,15 @@ func PlaceID(topic string, partition int32, offset int64) string {
 	b = append(b, topic...)
 	b = binary.BigEndian.AppendUint32(b, uint32(partition))
 	b = binary.BigEndian.AppendUint64(b, uint64(offset))
-	return "evt_" + shortHash(b)
+	return shortHash("evt_", b)
 }
 
-func shortHash(b []byte) string {
+// shortHash returns the prefix, of four bytes, and 128 bits of a hash of b.
+func shortHash(prefix string, b []byte) string {
 	sum := sha256.Sum256(b)
-	return base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding).EncodeToString(sum[:16])
+	var out [4 + 26]byte
+	idEncoding.Encode(out[copy(out[:], prefix):], sum[:16])
+	return string(out[:])
 }
+
+var idEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
