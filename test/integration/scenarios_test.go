@@ -54,6 +54,19 @@ var scenarios = []struct {
 	{"scopes are enforced", enforcesScopes},
 	{"the trace goes through to the endpoint", tracesThrough},
 	{"health and metrics answer", answersHealth},
+	{"fields are scoped and personal data is redacted", scopesAndRedacts},
+	{"every payload profile is rendered", rendersEveryProfile},
+	{"a GET has its fields in the query, signed, on its route", getsWithRoutes},
+	{"ed25519 signatures verify", signsEd25519},
+	{"both secrets verify during a rotation", rotatesSecrets},
+	{"OAuth2 tokens are fetched once", authorizesByOAuth2},
+	{"the CloudEvents handshake verifies", verifiesByOptions},
+	{"a new origin waits for its verification", verifiesNewOrigins},
+	{"activation is a step of its own", activatesApart},
+	{"what became of an event is explained", explains},
+	{"what was missed in a pause is replayed once", replaysTheMissed},
+	{"tests are sent, previews are not", testsAndPreviews},
+	{"an agent's settings make a subscription", setsUpAnAgent},
 }
 
 func runScenarios(t *testing.T, s shape) {
