@@ -74,10 +74,27 @@ type codec interface {
 type emission struct {
 	*batch
 	flush func(*batch) *batch
-	// scratch holds the bodies of the event at hand, until they are copied into records.
-	scratch []byte
+	scratch
 	// traceparent is the filter's own span, for the headers. It is not in the values, which a reread has to repeat.
 	traceparent string
+}
+
+// scratch is memory that one event after another uses.
+type scratch struct {
+	bodies  []byte                // until they are copied into records
+	entries []event.DecisionEntry // until they are written
+}
+
+// again returns the memory for the next event, without what an unusually large one has taken.
+func (s scratch) again() scratch {
+	if cap(s.bodies) > flushBytes {
+		s.bodies = nil
+	}
+	if cap(s.entries) > 2*maxEntries {
+		s.entries = nil
+	}
+	clear(s.entries)
+	return scratch{bodies: s.bodies[:0], entries: s.entries[:0]}
 }
 
 // decide appends to out all records that follow from r. An error means that nothing was decided and r has to be handled

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -57,7 +58,7 @@ func newBench(b *testing.B, typ string) *bench {
 // event decides about one event, as often as there are subscriptions for it, and leaves out what the brokers do.
 func (x *bench) event(ctx context.Context) {
 	x.out.reset()
-	x.out.scratch = x.out.scratch[:0]
+	x.out.scratch = x.out.scratch.again()
 	if _, err := x.decide(ctx, x.records[x.next%len(x.records)], x.memory, x.out); err != nil {
 		x.b.Fatal(err)
 	}
@@ -76,6 +77,78 @@ func (x *bench) others(n int) {
 	}
 	x.subscribe(x.b, &subscription.Subscription{ID: "sub_mine", Tenant: "acme", Events: []string{"call.ended"}})
 	x.event(x.b.Context()) // builds the tenant's index, once after each change
+}
+
+// What an event costs for each subscription that its type matches, by how many there are: it should not grow with them. The
+// rounds of the three sizes take turns.
+func BenchmarkCandidates(b *testing.B) {
+	for _, c := range []struct {
+		name string
+		each func(i int, s *subscription.Subscription)
+	}{
+		{"delivered", func(int, *subscription.Subscription) {}},
+		{"filtered", func(i int, s *subscription.Subscription) {
+			s.Filter = fmt.Sprintf("event.data.duration_ms > %d", 1_000_000+i)
+		}},
+		{"each its own rendering", func(i int, s *subscription.Subscription) {
+			s.Payload.Extra = subscription.Extra{"n": json.Number(fmt.Sprint(i))}
+		}},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			defer debug.SetGCPercent(debug.SetGCPercent(400)) // what the services run with
+			sizes := [...]int{100, 1_000, 10_000}
+			var benches [len(sizes)]*bench
+			for i, n := range sizes {
+				benches[i] = newBench(b, "call.ended")
+				for j := range n {
+					s := &subscription.Subscription{ID: fmt.Sprintf("sub_%06d", j), Tenant: "acme", Events: []string{"call.*"}}
+					c.each(j, s)
+					benches[i].subscribe(b, s)
+				}
+				benches[i].event(b.Context())
+			}
+			var took [len(sizes)][]float64
+			for b.Loop() {
+				for i, n := range sizes {
+					events := 2 * sizes[len(sizes)-1] / n
+					from := cpuTime(b)
+					for range events {
+						benches[i].event(b.Context())
+					}
+					took[i] = append(took[i], float64(cpuTime(b)-from)/float64(events*n))
+				}
+			}
+			b.ReportMetric(0, "ns/op")
+			for i, n := range sizes {
+				b.ReportMetric(median(took[i]), fmt.Sprintf("cpu-ns/match-of-%d", n))
+			}
+		})
+	}
+}
+
+// An event of 2 KB to ten subscriptions with three distinct renderings, on one core.
+func BenchmarkTenSubscriptions(b *testing.B) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	defer debug.SetGCPercent(debug.SetGCPercent(400)) // what the services run with
+	x := newBench(b, "call.ended")
+	for i := range 10 {
+		s := &subscription.Subscription{ID: fmt.Sprintf("sub_%d", i), Tenant: "acme", Events: []string{"call.*"}}
+		switch i % 3 {
+		case 1:
+			s.Payload.Profile = subscription.ProfileDialer
+		case 2:
+			s.Payload.Redact, s.Payload.Exclude = []string{"phone", "name"}, []string{"data.theirs"}
+		}
+		x.subscribe(b, s)
+	}
+	x.event(b.Context())
+	b.ReportAllocs()
+	from := cpuTime(b)
+	for b.Loop() {
+		x.event(b.Context())
+	}
+	b.ReportMetric(float64(cpuTime(b)-from)/float64(b.N), "cpu-ns/op")
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
 }
 
 // The cost of an event by how many subscriptions others have.

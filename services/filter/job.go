@@ -26,10 +26,10 @@ type job struct {
 	duplicateOf string    // says of which record the event is a repeat; empty when it is none
 	replayID    string    // the replay that asks for the event again; empty when it comes for the first time
 
+	delivery   event.Delivery // the one at hand
 	renderings []rendering
 	byKey      map[string]int // places in renderings, where they are many
-	entries    []event.DecisionEntry
-	room       [4]rendering // first backing of renderings
+	room       [4]rendering   // first backing of renderings
 }
 
 // rendering is a body that several subscriptions may share.
@@ -40,10 +40,11 @@ type rendering struct {
 }
 
 const (
-	// maxScratch bounds the bodies of one event that are kept for the next subscription with the same rendering. Beyond it
-	// they are forgotten, and made again for whoever shares them: slower, but an event of 1 MiB that a thousand
+	// maxScratch and maxRenderings bound the bodies of one event that are kept for the next subscription with the same
+	// rendering. Beyond them they are forgotten, and made again for whoever shares them: an event of 1 MiB that a thousand
 	// subscriptions want each in another shape must not take a gigabyte.
-	maxScratch = 8 << 20
+	maxScratch    = 8 << 20
+	maxRenderings = 256
 	// fewRenderings are found faster by looking at each than in a map.
 	fewRenderings = 8
 )
@@ -51,10 +52,15 @@ const (
 // consider decides about one candidate and writes what follows. A fault of ours in it costs that candidate its delivery,
 // which becomes a dead letter, and nobody else theirs.
 func (j *job) consider(ctx context.Context, c *subscription.Compiled) (err error) {
-	noted := len(j.entries)
+	if len(j.out.entries) >= maxEntries {
+		if err := j.decisions(ctx); err != nil {
+			return err
+		}
+	}
+	noted := len(j.out.entries)
 	defer func() {
 		if cause := recover(); cause != nil {
-			j.entries = j.entries[:noted]
+			j.out.entries = j.out.entries[:noted]
 			detail := j.panicked(cause, j.record, zap.String("subscription", c.ID), zap.Int64("version", c.Version))
 			err = j.die(ctx, c, deadInternal, detail)
 		}
@@ -70,9 +76,9 @@ func (j *job) consider(ctx context.Context, c *subscription.Compiled) (err error
 	case body.body.Size() > maxBody:
 		return j.die(ctx, c, deadTooLarge, fmt.Sprintf("the body is %d bytes, at most %d are sent", body.body.Size(), maxBody))
 	}
-	delivery := payload.NewDelivery(c.Subscription, j.event, body.body)
-	j.note(c, verdict{outcomeQueued, ""}, "", delivery.ID)
-	return j.deliver(ctx, c, &delivery)
+	j.delivery = payload.NewDelivery(c.Subscription, j.event, body.body)
+	j.note(c, verdict{outcomeQueued, ""}, "", j.delivery.ID)
+	return j.deliver(ctx, c)
 }
 
 // unwanted says why the subscription does not get the event; "" where it does. A replay asks more: the Book was not asked
@@ -99,16 +105,17 @@ func (j *job) render(c *subscription.Compiled) *rendering {
 	if known := j.rendered(key); known != nil {
 		return known
 	}
-	if len(j.out.scratch) > maxScratch {
+	if len(j.out.bodies) > maxScratch || len(j.renderings) == maxRenderings {
+		// What was made is in records by now.
 		clear(j.renderings)
-		j.renderings, j.byKey, j.out.scratch = j.renderings[:0], nil, nil
+		j.renderings, j.byKey, j.out.bodies = j.renderings[:0], nil, j.out.bodies[:0]
 	}
 	if j.renderings == nil {
 		j.renderings = j.room[:0]
 	}
 	started := j.now()
 	var body payload.Rendered
-	j.out.scratch, body, err = renderer.Append(j.out.scratch, j.event)
+	j.out.bodies, body, err = renderer.Append(j.out.bodies, j.event)
 	j.metrics.rendered(j.now().Sub(started))
 	j.renderings = append(j.renderings, rendering{key: key, body: body, err: err})
 	n := len(j.renderings)
@@ -141,15 +148,14 @@ func (j *job) rendered(key string) *rendering {
 }
 
 func (j *job) note(c *subscription.Compiled, v verdict, detail, deliveryID string) {
-	j.metrics.decision(v)
-	j.entries = append(j.entries, event.DecisionEntry{
+	j.out.entries = append(j.out.entries, event.DecisionEntry{
 		SubscriptionID: c.ID, SubscriptionVersion: c.Version, Outcome: v.outcome, Reason: v.reason, Detail: detail, DeliveryID: deliveryID,
 	})
 }
 
 // deliver writes the delivery record. Everything in its value comes from the event record, the subscription and the replay.
-func (j *job) deliver(ctx context.Context, c *subscription.Compiled, delivery *event.Delivery) error {
-	s, e := c.Subscription, j.event
+func (j *job) deliver(ctx context.Context, c *subscription.Compiled) error {
+	s, e, delivery := c.Subscription, j.event, &j.delivery
 	delivery.EventTopic, delivery.EventPartition, delivery.EventOffset = j.record.Topic, j.record.Partition, j.record.Offset
 	if j.replayID != "" {
 		delivery.ReplayID, delivery.ExpiresAt = j.replayID, time.Time{}
@@ -193,29 +199,32 @@ func (j *job) traceparent() string {
 	return j.event.Traceparent
 }
 
-// decisions writes what was decided about the event, if anything was.
+// decisions writes what was decided about the event, if anything was, and forgets it. It is called at the end, and before
+// that whenever a record of decisions is full.
 func (j *job) decisions(ctx context.Context) error {
-	e := j.event
-	for len(j.entries) > 0 {
-		part := j.entries[:min(maxEntries, len(j.entries))]
-		j.entries = j.entries[len(part):]
-		decision := event.Decision{
-			Tenant: e.Tenant, EventID: e.ID, EventType: e.Type, Source: e.Source, CallID: e.CallID, AgentID: e.AgentID,
-			EventTime: e.Time, AcceptedAt: e.IngestedAt,
-			EventTopic: j.record.Topic, EventPartition: j.record.Partition, EventOffset: j.record.Offset,
-			DecidedAt: j.at, ReplayID: j.replayID, Decisions: part,
-		}
-		b := j.out.batch
-		value, err := j.encode(ctx, b, &decision)
-		if err != nil {
-			return err
-		}
-		from := len(b.headers)
-		j.eventHeaders(b)
-		j.out.add(kgo.Record{
-			Topic: topic.Decisions, Key: e.Key(), Value: value, Headers: b.headers[from:len(b.headers):len(b.headers)],
-		})
+	if len(j.out.entries) == 0 {
+		return nil
 	}
+	e := j.event
+	decision := event.Decision{
+		Tenant: e.Tenant, EventID: e.ID, EventType: e.Type, Source: e.Source, CallID: e.CallID, AgentID: e.AgentID,
+		EventTime: e.Time, AcceptedAt: e.IngestedAt,
+		EventTopic: j.record.Topic, EventPartition: j.record.Partition, EventOffset: j.record.Offset,
+		DecidedAt: j.at, ReplayID: j.replayID, Decisions: j.out.entries,
+	}
+	b := j.out.batch
+	value, err := j.encode(ctx, b, &decision)
+	if err != nil {
+		return err
+	}
+	j.metrics.decided(j.out.entries)
+	clear(j.out.entries)
+	j.out.entries = j.out.entries[:0]
+	from := len(b.headers)
+	j.eventHeaders(b)
+	j.out.add(kgo.Record{
+		Topic: topic.Decisions, Key: e.Key(), Value: value, Headers: b.headers[from:len(b.headers):len(b.headers)],
+	})
 	return nil
 }
 

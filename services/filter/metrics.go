@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 
 	"github.com/callstream/callstream/pkg/kafka"
+	"github.com/callstream/callstream/schemas/event"
 )
 
 // metrics are the filter's own. Labels come from closed sets: topics, outcomes and reasons, never tenants or ids.
@@ -92,12 +93,21 @@ func (m *metrics) event(topic string, took time.Duration) {
 	m.handle.Record(context.Background(), took.Seconds())
 }
 
-func (m *metrics) decision(v verdict) {
-	attributes, ok := m.byDecision[v]
-	if !ok {
-		attributes = m.byDecision[verdict{v.outcome, reasonOther}]
+// decided counts decisions; neighbours that ended in the same way, as most do, at once.
+func (m *metrics) decided(entries []event.DecisionEntry) {
+	for len(entries) > 0 {
+		v := verdict{entries[0].Outcome, entries[0].Reason}
+		n := 1
+		for n < len(entries) && entries[n].Outcome == v.outcome && entries[n].Reason == v.reason {
+			n++
+		}
+		attributes, ok := m.byDecision[v]
+		if !ok {
+			attributes = m.byDecision[verdict{v.outcome, reasonOther}]
+		}
+		m.decisions.Add(context.Background(), int64(n), attributes)
+		entries = entries[n:]
 	}
-	m.decisions.Add(context.Background(), 1, attributes)
 }
 
 // reasonOther counts what has a reason that this list of them lacks.

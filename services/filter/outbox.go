@@ -59,7 +59,7 @@ func (b *batch) number(key string, value int64) {
 
 // flushBytes is when a batch that is being filled is sent: an event with thousands of subscriptions must not need memory
 // for all its renderings at once.
-const flushBytes = 1 << 20
+const flushBytes = 256 << 10
 
 func (b *batch) reset() {
 	clear(b.headers)
@@ -153,7 +153,7 @@ type unsent struct {
 type partition struct {
 	kafka.TopicPartition
 	repeats *repeats // used by the partition's handler alone, as is scratch
-	scratch []byte
+	scratch scratch
 
 	mu      sync.Mutex
 	unsent  []unsent

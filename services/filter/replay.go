@@ -112,7 +112,7 @@ type replay struct {
 	left    []kafka.Place   // still to be sent
 	pace    pace
 	flight  flight
-	scratch []byte
+	scratch scratch
 	counts  map[string]int // events by what became of them
 }
 
@@ -207,7 +207,7 @@ func (r *replay) emit(ctx context.Context, record *kgo.Record, build func(out *e
 	size := int64(1)
 	w := &work{record: record, part: r.part}
 	w.pending.Store(1)
-	out := &emission{batch: r.outbox.batch(roomFor(record)), scratch: r.scratch[:0]}
+	out := &emission{batch: r.outbox.batch(roomFor(record)), scratch: r.scratch.again()}
 	out.flush = func(b *batch) *batch {
 		size += int64(len(b.buf))
 		r.outbox.send(w, b)
@@ -218,9 +218,7 @@ func (r *replay) emit(ctx context.Context, record *kgo.Record, build func(out *e
 		r.outbox.free(out.batch)
 		return err
 	}
-	if cap(out.scratch) <= flushBytes {
-		r.scratch = out.scratch
-	}
+	r.scratch = out.scratch
 	size += int64(len(out.buf))
 	r.flight.add(size)
 	r.outbox.send(w, out.batch)
@@ -272,7 +270,7 @@ func (d *decider) again(ctx context.Context, r *kgo.Record, command *event.Repla
 	if err := job.consider(ctx, c); err != nil {
 		return "", err
 	}
-	outcome = job.entries[0].Outcome
+	outcome = out.entries[0].Outcome
 	return outcome, job.decisions(ctx)
 }
 

@@ -295,11 +295,9 @@ func (s *Service) handle(ctx context.Context, t *kafka.Task) {
 		w.done = func() { span.End() }
 	}
 	for try := 0; ; try++ {
-		out.batch, out.scratch = s.outbox.batch(roomFor(r)), part.scratch[:0]
+		out.batch, out.scratch = s.outbox.batch(roomFor(r)), part.scratch.again()
 		id, err := s.decider.decide(ctx, r, part.repeats, out)
-		if cap(out.scratch) <= flushBytes {
-			part.scratch = out.scratch
-		}
+		part.scratch = out.scratch
 		if err == nil {
 			s.wide(r, id, out)
 			break
