@@ -33,7 +33,6 @@ type Scrubber interface {
 // It never touches what identifies an event: id, type, time, tenant, sequence and test. Source, call_id, agent_id and
 // traceparent can be dropped, but not altered otherwise.
 type Edit struct {
-	scrub  Scrubber
 	topics []topicEdit // as tables; the last is for events without a table
 }
 
@@ -45,9 +44,9 @@ type topicEdit struct {
 }
 
 // NewEdit makes an Edit of the rules that rules returns for the root of the events of each topic, "" for events of an
-// unknown type. A nil scrub scrubs nothing.
-func NewEdit(rules func(topic string) *Rule, scrub Scrubber) *Edit {
-	d := &Edit{scrub: scrub, topics: make([]topicEdit, len(tables)+1)}
+// unknown type.
+func NewEdit(rules func(topic string) *Rule) *Edit {
+	d := &Edit{topics: make([]topicEdit, len(tables)+1)}
 	for i := range d.topics {
 		at := &d.topics[i]
 		if i == len(tables) {
@@ -106,9 +105,10 @@ func (r *Rule) member(name string) *Rule {
 	return nil
 }
 
-// Apply returns the event as the rules have it: e itself where they change nothing, else a copy.
-func (d *Edit) Apply(e *Event) *Event {
-	w := editor{scrub: d.scrub, from: e, to: e}
+// Apply returns the event as the rules and scrub have it: e itself where they change nothing, else a copy. A nil scrub
+// scrubs nothing. An event is always gone through in the same order.
+func (d *Edit) Apply(e *Event, scrub Scrubber) *Event {
+	w := editor{scrub: scrub, from: e, to: e}
 	t := e.fieldTable()
 	at := &d.topics[len(tables)]
 	for i := range tables {
@@ -124,7 +124,7 @@ func (d *Edit) Apply(e *Event) *Event {
 	}
 	if t != nil {
 		for f, r := range at.fields {
-			if e.index[f] != 0 && (r != nil || d.scrub != nil) {
+			if e.index[f] != 0 && (r != nil || scrub != nil) {
 				w.field(t, f, r)
 			}
 		}

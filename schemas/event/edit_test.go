@@ -85,8 +85,8 @@ func TestEditedEventsAreEvents(t *testing.T) {
 		before := e.AppendJSON(nil)
 		edit := NewEdit(func(string) *Rule {
 			return &Rule{Members: members("source", drop(), "data", drawRule(t, 2), "attributes", drawRule(t, 1))}
-		}, rapid.SampledFrom([]Scrubber{nil, hider{}, always{}}).Draw(t, "scrub"))
-		edited := edit.Apply(e)
+		})
+		edited := edit.Apply(e, rapid.SampledFrom([]Scrubber{nil, hider{}, always{}}).Draw(t, "scrub"))
 		if after := e.AppendJSON(nil); !bytes.Equal(before, after) {
 			t.Fatalf("the event was\n%s\nand is\n%s", before, after)
 		}

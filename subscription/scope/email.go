@@ -1,6 +1,10 @@
 package scope
 
-import "strings"
+import (
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
 
 // findEmails adds the e-mail addresses of a text: something before the @ and a domain with a dot behind it. What stands
 // before is taken as far as it can belong to an address, but for / = ? &, which in practice belong to a URL around it.
@@ -12,8 +16,14 @@ func findEmails(spans []span, text string) []span {
 		}
 		i += from
 		lo := i
-		for lo > from && inLocal(text[lo-1]) {
-			lo--
+		for lo > from {
+			n := 1
+			if !inLocal(text[lo-1]) {
+				if n = letterBefore(text[from:lo]); n == 0 {
+					break
+				}
+			}
+			lo -= n
 		}
 		if lo == i && i > from && text[i-1] == '"' { // "a name"@example.com
 			if open := strings.LastIndexByte(text[from:i-1], '"'); open >= 0 {
@@ -21,8 +31,14 @@ func findEmails(spans []span, text string) []span {
 			}
 		}
 		hi := i + 1
-		for hi < len(text) && inDomain(text[hi]) {
-			hi++
+		for hi < len(text) {
+			n := 1
+			if !inDomain(text[hi]) {
+				if n = letterBehind(text[hi:]); n == 0 {
+					break
+				}
+			}
+			hi += n
 		}
 		for hi > i+1 && (text[hi-1] == '.' || text[hi-1] == '-') {
 			hi--
@@ -35,11 +51,28 @@ func findEmails(spans []span, text string) []span {
 	}
 }
 
-func inLocal(c byte) bool {
-	return isAlphanumeric(c) || c >= 0x80 || strings.IndexByte("._%+-'~#$!*^`{|}", c) >= 0
+func inLocal(c byte) bool { return isAlphanumeric(c) || strings.IndexByte("._%+-'~#$!*^`{|}", c) >= 0 }
+
+func inDomain(c byte) bool { return isAlphanumeric(c) || c == '.' || c == '-' }
+
+// letterBefore is the length of the letter beyond ASCII that s ends with, 0 where it ends with anything else.
+func letterBefore(s string) int {
+	r, n := utf8.DecodeLastRuneInString(s)
+	return n * letter(r)
 }
 
-func inDomain(c byte) bool { return isAlphanumeric(c) || c >= 0x80 || c == '.' || c == '-' }
+// letterBehind is the length of the letter beyond ASCII that s begins with, 0 where it begins with anything else.
+func letterBehind(s string) int {
+	r, n := utf8.DecodeRuneInString(s)
+	return n * letter(r)
+}
+
+func letter(r rune) int {
+	if r >= utf8.RuneSelf && r != utf8.RuneError && (unicode.IsLetter(r) || unicode.IsMark(r)) {
+		return 1
+	}
+	return 0
+}
 
 // isDomain wants a dot, and behind the last one a name that isn't a number: of a version or an address.
 func isDomain(s string) bool {

@@ -5,13 +5,16 @@ import (
 	"regexp"
 	"regexp/syntax"
 	"unicode"
+	"unicode/utf8"
 )
 
-// Limits of regular expressions. Their work is bounded by the length of a text times the instructions that they compile
-// to, all of a subscription's together.
+// Limits of regular expressions.
 const (
 	maxExpression   = 1000 // bytes
-	maxInstructions = 1000
+	maxInstructions = 1000 // that all of a subscription's compile to
+	// maxWork bounds what they may cost for one event, as the worst case: bytes that are looked at, times instructions. The
+	// longest that this takes is a second or two. What lies beyond is hidden without a search.
+	maxWork = 32 << 20
 )
 
 // expression is a regular expression of a subscription.
@@ -19,7 +22,10 @@ type expression struct {
 	re *regexp.Regexp
 	// needs are bytes of which every match holds one; nil where there is no such set. Most values have none of them, and
 	// are passed over without a search.
-	needs *byteSet
+	needs   *byteSet
+	size    int      // in instructions
+	longest int      // length of the longest match, in bytes; -1 where there is none
+	eats    *byteSet // the bytes that a match can hold
 }
 
 // addExpression adds "/expression/".
@@ -50,25 +56,48 @@ func (p *patterns) addExpression(entry string) (detail string) {
 	if p.instructions += len(program.Inst); p.instructions > maxInstructions {
 		return "makes the expressions too expensive together; repetitions such as {1,500} count in full"
 	}
-	p.expressions = append(p.expressions, &expression{re: re, needs: needed(parsed)})
+	p.expressions = append(p.expressions, &expression{re: re, needs: needed(parsed), size: len(program.Inst), longest: longest(parsed), eats: eaten(&byteSet{}, parsed)})
 	return ""
 }
 
-// find adds what the expression matches.
-func (x *expression) find(spans []span, text string) []span {
+// find adds what the expression matches, and takes its cost from left. It returns false where that does not suffice.
+func (x *expression) find(spans []span, text string, left *int) ([]span, bool) {
 	if !x.possible(text) {
-		return spans
+		return spans, true
 	}
-	for _, m := range x.re.FindAllStringIndex(text, -1) {
+	// The searches look at the whole text together, and each beyond its match as far as a longer one could go.
+	first := len(text) * x.size
+	if *left < first {
+		return spans, false
+	}
+	each := x.size * max(1, x.reach(text))
+	allowed := (*left - first) / each
+	matches := x.re.FindAllStringIndex(text, allowed+1)
+	if len(matches) > allowed {
+		return spans, false
+	}
+	*left -= first + len(matches)*each
+	for _, m := range matches {
 		if m[0] < m[1] {
 			spans = append(spans, span{m[0], m[1]})
 		}
 	}
-	return spans
+	return spans, true
 }
 
-func (x *expression) matches(text string) bool {
-	return x.possible(text) && x.re.MatchString(text)
+// reach returns how far a match in the text can go at most.
+func (x *expression) reach(text string) int {
+	if x.longest >= 0 && x.longest < len(text) {
+		return x.longest
+	}
+	most, n := 0, 0
+	for i := range len(text) {
+		if n++; !x.eats.has(text[i]) {
+			n = 0
+		}
+		most = max(most, n)
+	}
+	return most
 }
 
 func (x *expression) possible(text string) bool {
@@ -115,24 +144,9 @@ func (s *byteSet) add(lo, hi rune) {
 func needed(re *syntax.Regexp) *byteSet {
 	switch re.Op {
 	case syntax.OpLiteral:
-		s := &byteSet{}
-		r := re.Rune[0]
-		if re.Flags&syntax.FoldCase == 0 {
-			s.add(r, r)
-			return s
-		}
-		for f := r; ; {
-			s.add(f, f)
-			if f = unicode.SimpleFold(f); f == r {
-				return s
-			}
-		}
+		return eaten(&byteSet{}, &syntax.Regexp{Op: re.Op, Flags: re.Flags, Rune: re.Rune[:1]})
 	case syntax.OpCharClass:
-		s := &byteSet{}
-		for i := 0; i < len(re.Rune); i += 2 {
-			s.add(re.Rune[i], re.Rune[i+1])
-		}
-		return s
+		return eaten(&byteSet{}, re)
 	case syntax.OpCapture, syntax.OpPlus:
 		return needed(re.Sub[0])
 	case syntax.OpConcat:
@@ -162,4 +176,54 @@ func needed(re *syntax.Regexp) *byteSet {
 		return all
 	}
 	return nil // what may be absent, and what any character is
+}
+
+// eaten adds the bytes that a match can hold.
+func eaten(s *byteSet, re *syntax.Regexp) *byteSet {
+	switch re.Op {
+	case syntax.OpLiteral:
+		for _, r := range re.Rune {
+			s.add(r, r)
+			for f := unicode.SimpleFold(r); re.Flags&syntax.FoldCase != 0 && f != r; f = unicode.SimpleFold(f) {
+				s.add(f, f)
+			}
+		}
+	case syntax.OpCharClass:
+		for i := 0; i < len(re.Rune); i += 2 {
+			s.add(re.Rune[i], re.Rune[i+1])
+		}
+	case syntax.OpAnyChar:
+		s.add(0, unicode.MaxRune)
+	case syntax.OpAnyCharNotNL:
+		s.add(0, '\n'-1)
+		s.add('\n'+1, unicode.MaxRune)
+	}
+	for _, sub := range re.Sub {
+		eaten(s, sub)
+	}
+	return s
+}
+
+// longest returns the length of the longest match of a simplified expression, in bytes, -1 where there is none.
+func longest(re *syntax.Regexp) int {
+	switch re.Op {
+	case syntax.OpLiteral:
+		return utf8.UTFMax * len(re.Rune)
+	case syntax.OpCharClass, syntax.OpAnyChar, syntax.OpAnyCharNotNL:
+		return utf8.UTFMax
+	case syntax.OpStar, syntax.OpPlus:
+		return -1
+	}
+	sum, most := 0, 0
+	for _, sub := range re.Sub {
+		n := longest(sub)
+		if n < 0 {
+			return -1
+		}
+		sum, most = sum+n, max(most, n)
+	}
+	if re.Op == syntax.OpAlternate {
+		return most
+	}
+	return sum
 }

@@ -144,7 +144,7 @@ func (r *run) hasPhone() bool {
 		case size <= 5 && r.open(i) && r.reaches(i+1, 6, 9):
 			return true
 		case r.glued(i):
-		case !r.fraction(i) && !(i+1 < n && r.fraction(i+1)) && isBarePhone(r.whole(i)):
+		case !r.fraction(i) && (i+1 == n || !r.fraction(i+1)) && isBarePhone(r.whole(i)):
 			return true
 		case r.first(i) == '0' && (size >= 2 && size <= 6 || r.open(i)) && r.national(i):
 			return true

@@ -7,7 +7,7 @@ import (
 	"github.com/callstream/callstream/schemas/event"
 )
 
-// patterns finds secrets in text. It is the event.Scrubber of a scope.
+// patterns finds secrets in text.
 type patterns struct {
 	phone, email, card, ssn bool
 	expressions             []*expression
@@ -21,15 +21,26 @@ func (p *patterns) empty() bool {
 // span is a part of a text, in bytes.
 type span struct{ lo, hi int }
 
+// scrubber applies patterns to one event.
+type scrubber struct {
+	*patterns
+	left int // what the expressions may still cost
+}
+
+func (p *patterns) scrubber() *scrubber { return &scrubber{patterns: p, left: maxWork} }
+
 // Text returns the text with what the patterns find in it replaced.
-func (p *patterns) Text(name, text string) (string, bool) {
+func (p *scrubber) Text(name, text string) (string, bool) {
 	var room [8]span
 	spans := room[:0]
 	if p.phone || p.email || p.card || p.ssn {
 		spans = p.known(spans, name, text)
 	}
 	for _, x := range p.expressions {
-		spans = x.find(spans, text)
+		var affordable bool
+		if spans, affordable = x.find(spans, text, &p.left); !affordable {
+			return event.Redacted, true
+		}
 	}
 	if len(spans) == 0 {
 		return text, false
@@ -79,7 +90,7 @@ func (p *patterns) known(spans []span, name, text string) []span {
 
 // Number reports whether a number is a secret. Of a number that the catalogue declares, a duration or a cost, it is not
 // asked whether it could be a phone number or a social security number: too many are.
-func (p *patterns) Number(name, literal string, declared bool) bool {
+func (p *scrubber) Number(name, literal string, declared bool) bool {
 	digits := literal
 	if digits[0] == '-' {
 		digits = digits[1:]
@@ -98,8 +109,13 @@ func (p *patterns) Number(name, literal string, declared bool) bool {
 		return true
 	}
 	for _, x := range p.expressions {
-		if x.matches(literal) || digits != literal && digits != "" && x.matches(digits) {
-			return true
+		for _, text := range [...]string{literal, digits} {
+			if found, affordable := x.find(nil, text, &p.left); len(found) > 0 || !affordable {
+				return true
+			}
+			if digits == literal {
+				break
+			}
 		}
 	}
 	return false

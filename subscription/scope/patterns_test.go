@@ -1,19 +1,20 @@
 package scope
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
-func compiled(t testing.TB, entries ...string) *patterns {
+func compiled(t testing.TB, entries ...string) *scrubber {
 	t.Helper()
 	h := redaction{}
 	for _, entry := range entries {
 		require.Empty(t, h.add(entry), entry)
 	}
-	return &h.patterns
+	return h.patterns.scrubber()
 }
 
 // S0-27: what the pattern phone finds in text, and what it leaves alone.
@@ -145,6 +146,8 @@ func TestAddressesInText(t *testing.T) {
 		`"John Smith"@example.com`:                     "[redacted]",
 		"ｊｏｈｎ＠ｅｘａｍｐｌｅ．ｃｏｍ":                             "[redacted]",
 		"o'brien@example.co.uk":                        "[redacted]",
+		"写信给 john@example.com。谢谢":                      "写信给 [redacted]。谢谢",
+		"用户@例子.公司":                                     "[redacted]",
 		"a@b@example.com":                              "a@[redacted]",
 	} {
 		got, _ := p.Text("", text)
@@ -184,6 +187,32 @@ func TestExpressions(t *testing.T) {
 		got, _ := p.Text("", text)
 		assert.Equal(t, want, got, text)
 	}
+}
+
+// An expression that runs away is stopped: what it would cost too much to search is hidden.
+func TestExpressionsHaveABudget(t *testing.T) {
+	for _, c := range []struct{ entry, text, want string }{
+		{`/(a|b)*\d{300}/`, strings.Repeat("1", 1<<18), "[redacted]"},                                            // each byte begins 300 attempts
+		{`/x.*y|x/`, strings.Repeat("x", 1<<18), "[redacted]"},                                                   // each match looks to the end for a longer one
+		{`/x.*y|x/`, "x 1 x", "[redacted] 1 [redacted]"},                                                         //
+		{`/(?i)[a-z]+ing\b/`, strings.Repeat("going home. ", 1<<12), strings.Repeat("[redacted] home. ", 1<<12)}, // many, but none goes far
+		{`/\d{300}/`, strings.Repeat("home ", 1<<16), strings.Repeat("home ", 1<<16)},                            // nothing that it could begin with
+	} {
+		got, _ := compiled(t, c.entry).Text("", c.text)
+		if got != c.want {
+			t.Errorf("%s: %.50s…", c.entry, got)
+		}
+	}
+	p := compiled(t, `/\d{300}/`)
+	kept := 0
+	for range 100 {
+		if text, _ := p.Text("", strings.Repeat("7", 1<<12)+"x"); text != "[redacted]" {
+			kept++
+		}
+	}
+	assert.Greater(t, kept, 2, "an event's texts share the budget")
+	assert.Less(t, kept, 50, "an event's texts share the budget")
+	assert.True(t, p.Number("n", strings.Repeat("7", 4<<10), true))
 }
 
 // The quick test before a search never says no where the expression would have matched.

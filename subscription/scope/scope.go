@@ -35,8 +35,9 @@ const maxEntries = 200
 
 // Scope is what Compile made of Rules. A nil Scope leaves events alone. It is safe for concurrent use.
 type Scope struct {
-	edit    *event.Edit
-	snippet *snippet // nil where none is to be made
+	edit     *event.Edit
+	patterns *patterns
+	snippet  *snippet // nil where none is to be made
 }
 
 // Compile checks the rules and prepares them. It returns everything that is wrong with them, and a nil Scope where they
@@ -99,10 +100,6 @@ func Compile(r Rules) (*Scope, []Fault) {
 	if len(tree.below) == 0 && hide.empty() {
 		return nil, nil
 	}
-	var scrub event.Scrubber
-	if !hide.patterns.empty() {
-		scrub = &hide.patterns
-	}
 	root := func(topic string) *event.Rule {
 		t := tree.clone()
 		for _, path := range hide.fields(topic) {
@@ -110,7 +107,7 @@ func Compile(r Rules) (*Scope, []Fault) {
 		}
 		return t.rule(len(r.Include) == 0, false)
 	}
-	return &Scope{edit: event.NewEdit(root, scrub), snippet: cut}, nil
+	return &Scope{edit: event.NewEdit(root), patterns: &hide.patterns, snippet: cut}, nil
 }
 
 // Apply returns what the subscription gets of e: e itself where no rule concerns it, else a copy. The envelope's
@@ -119,7 +116,11 @@ func (s *Scope) Apply(e *event.Event) *event.Event {
 	if s == nil {
 		return e
 	}
-	out := s.edit.Apply(e)
+	var scrub event.Scrubber
+	if !s.patterns.empty() {
+		scrub = s.patterns.scrubber()
+	}
+	out := s.edit.Apply(e, scrub)
 	if s.snippet != nil {
 		s.snippet.add(out, e)
 	}

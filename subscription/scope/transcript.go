@@ -48,7 +48,7 @@ func (s *snippet) add(to, e *event.Event) {
 	}
 	part := event.Redacted
 	if !s.hidden {
-		part, _ = s.patterns.Text("transcript_text", text.String())
+		part, _ = s.patterns.scrubber().Text("transcript_text", text.String())
 		part = beginning(part)
 	}
 	to.SetText("transcript_snippet", part)
