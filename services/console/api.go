@@ -1,6 +1,7 @@
 package console
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -134,6 +135,8 @@ type operation struct {
 	bodyOptional     bool
 	mediaTypes       []string
 	errors           []int
+	// maxBody bounds the body, in bytes; 0 means the size of the largest subscription.
+	maxBody int64
 	// accepted says that the operation is a change, which is answered 202 when it is stored and not in force in time.
 	accepted bool
 	// request and answer are examples of the two bodies; nil for none.
@@ -164,7 +167,7 @@ func register[I, O any](a *apiSet, op operation, handle func(ctx context.Context
 	slices.Sort(codes)
 	declared := huma.Operation{
 		OperationID: op.id, Method: op.method, Path: op.path, Summary: op.summary, DefaultStatus: op.status,
-		Errors: slices.Compact(codes), MaxBodyBytes: subscription.MaxDocument,
+		Errors: slices.Compact(codes), MaxBodyBytes: cmp.Or(op.maxBody, subscription.MaxDocument),
 		Security: []map[string][]string{{"key": {}}},
 		Metadata: map[string]any{}, RejectUnknownQueryParameters: true,
 		Responses: map[string]*huma.Response{},

@@ -253,6 +253,7 @@ func TestWithoutAuthenticationOtherHostsAreRefused(t *testing.T) {
 	}
 }
 
+// S0-20, S0-21: an endpoint is verified before anything is sent to it, by a challenge that it echoes with 2xx.
 func TestVerification(t *testing.T) {
 	requests := make(chan *http.Request, 10)
 	bodies := make(chan string, 10)
@@ -312,6 +313,7 @@ func TestVerification(t *testing.T) {
 	require.Equal(t, other, h.do("POST", verify, "").is(200).str("url"))
 }
 
+// S0-21: an ack and an admin's word are verifications for admins, on record in the audit log.
 func TestVerificationsForAdminsOnly(t *testing.T) {
 	samples := make(chan []byte, 10)
 	url := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
@@ -348,7 +350,7 @@ func TestVerificationsForAdminsOnly(t *testing.T) {
 	require.Equal(t, "call.ended", sample.Type)
 }
 
-// An endpoint that changes the subscription while it is asked does not get the old URL verified.
+// S0-21: an endpoint that changes the subscription while it is asked does not get the old URL verified.
 func TestAChangeDuringVerification(t *testing.T) {
 	h := start(t)
 	ids := make(chan string, 1)

@@ -25,6 +25,8 @@ const (
 	reasonRender   = "render_failed"
 	// maxBody is the largest rendering that is sent (CONTRACT section 7).
 	maxBody = 3 << 20
+	// maxTryout is the largest body of a test or preview: an event of 1 MiB and a subscription.
+	maxTryout = 1<<20 + subscription.MaxDocument
 )
 
 // shownEvent says which event a test or preview was made of.
@@ -110,11 +112,11 @@ type onePreview struct {
 func (a *apiSet) registerTryouts() {
 	bodies := []int{http.StatusBadRequest, http.StatusNotFound, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity, http.StatusRequestEntityTooLarge}
 	register(a, operation{id: "test-subscription", method: http.MethodPost, path: "/v1/subscriptions/{id}/test", scope: auth.ScopeSubscriptionsWrite,
-		summary: "Send a sample, or a given event, to the endpoint now and show what it answers", body: schemaOf[chosenEvent](a), bodyOptional: true,
+		summary: "Send a sample, or a given event, to the endpoint now and show what it answers", body: schemaOf[chosenEvent](a), bodyOptional: true, maxBody: maxTryout,
 		errors: append([]int{http.StatusConflict, http.StatusPreconditionFailed}, bodies...), request: map[string]any{"type": "call.ended"}}, a.test)
 	// Signing what the caller chose takes the scope that could rotate the secret as well.
 	register(a, operation{id: "preview-delivery", method: http.MethodPost, path: "/v1/subscriptions:preview", scope: auth.ScopeSubscriptionsWrite,
-		summary: "Show the request that an event would become, or why it would not be sent; sends nothing", body: schemaOf[previewRequest](a),
+		summary: "Show the request that an event would become, or why it would not be sent; sends nothing", body: schemaOf[previewRequest](a), maxBody: maxTryout,
 		errors: bodies, request: map[string]any{"subscription_id": exampleID, "type": "call.ended"}}, a.preview)
 }
 

@@ -102,13 +102,11 @@ func startOnKafka(t *testing.T, change ...func(*Config, *Deps)) *harness {
 	return h
 }
 
-func (h *harness) produceRecord(name string, r event.Record) int64 {
+func (h *harness) produceRecord(name string, r event.Record) {
 	h.t.Helper()
 	value, err := h.codec.Encode(h.t.Context(), nil, r)
 	require.NoError(h.t, err)
-	rec := &kgo.Record{Topic: name, Value: value}
-	require.NoError(h.t, h.producer.ProduceSync(h.t.Context(), rec))
-	return rec.Offset
+	require.NoError(h.t, h.producer.ProduceSync(h.t.Context(), &kgo.Record{Topic: name, Value: value}))
 }
 
 func (h *harness) produceEvent(e *event.Event) int64 {

@@ -16,14 +16,13 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 )
 
-// skip writes an event and the decision that skipped it, and returns the event's offset.
-func (h *harness) skip(subscription, id, reason, replay string, version int64) int64 {
+// skip writes an event and the decision that skipped it.
+func (h *harness) skip(subscription, id, reason, replay string, version int64) {
 	h.t.Helper()
 	now := time.Now()
 	e := &event.Event{ID: id, Type: "call.ended", Tenant: "default", Source: "api", CallID: "c-1", Time: now, IngestedAt: now}
 	offset := h.produceEvent(e)
 	h.decide(subscription, e, offset, "skipped", reason, replay, version)
-	return offset
 }
 
 func (h *harness) decide(subscription string, e *event.Event, offset int64, outcome, reason, replay string, version int64) {

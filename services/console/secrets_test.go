@@ -42,10 +42,7 @@ func TestSecretsAreNowhere(t *testing.T) {
 		toJSON(t, map[string]string{"type": "mtls", "certificate": certificate, "private_key": private}),
 	}
 	var shown strings.Builder
-	note := func(a answer) answer {
-		fmt.Fprintln(&shown, string(a.body), a.header)
-		return a
-	}
+	note := func(a answer) { fmt.Fprintln(&shown, string(a.body), a.header) }
 	remember := func(what, secret string) { planted[what] = strings.TrimPrefix(secret, webhook.PrefixSecret) }
 	for i, auth := range auths {
 		made := h.create(`{"url":"` + receiver.URL() + `","events":["call.*"],"auth":` + auth + `}`)
