@@ -108,7 +108,7 @@ func (s *Subscription) Patch(raw []byte, rules Rules) (*Subscription, error) {
 // place, with another value than it has.
 func changed(patch, base map[string]any, name string, waits bool) bool {
 	v, given := patch[name]
-	return given && !(waits && reflect.DeepEqual(v, base[name]))
+	return given && (!waits || !reflect.DeepEqual(v, base[name]))
 }
 
 // changedRoutes returns a function that says the same of the route of a pattern.

@@ -153,8 +153,11 @@ func TestEveryFaultHasItsPlace(t *testing.T) {
 		with(`"frequency":{"per":"tenant","max":1,"window":"31d"},"batch":{"max_events":1001,"max_wait":"2m"},"rate_limit":{"per_second":-1}`): {
 			"#/batch/max_events", "#/batch/max_wait", "#/frequency/per", "#/frequency/window", "#/rate_limit/per_second",
 		},
-		with(`"payload":{"extra":["a"],"include":"x","redact":{"a":1}}`):                         {"#/payload/extra", "#/payload/include", "#/payload/redact"},
-		with(`"payload":{"extra":{"x":"` + strings.Repeat("x", maxExtra) + `"}}`):                {"#/payload/extra"},
+		with(`"payload":{"extra":["a"],"include":"x","redact":{"a":1}}`):          {"#/payload/extra", "#/payload/include", "#/payload/redact"},
+		with(`"payload":{"extra":{"x":"` + strings.Repeat("x", maxExtra) + `"}}`): {"#/payload/extra"},
+		with(`"payload":{"include":["data.duration_ms","data..x"],"exclude":["transcript_text"],"redact":["nope","/(/"],"transcript":"half"}`): {
+			"#/payload/exclude/0", "#/payload/include/1", "#/payload/redact/0", "#/payload/redact/1", "#/payload/transcript",
+		},
 		with(`"pending_url":"https://x.example","pending_routes":{},"pending_fallback_url":"x"`): {"#/pending_fallback_url", "#/pending_routes", "#/pending_url"},
 		with(`"ttl":{"call.ended":"0s","default":"8d"},"fallback_url":"ftp://x"`):                {"#/fallback_url", "#/ttl/call.ended", "#/ttl/default"},
 		with(`"request":{"headers":{"Webhook-Id":"","ce-id":"","Cookie":"","Proxy-Authorization":"","X-Event-Id":"","Transfer-Encoding":""}}`): {
