@@ -20,6 +20,8 @@ import (
 
 // What was skipped while a subscription was paused is sent by a replay: rendered by the version in force now, under the id
 // that it would have had, and past its time to live.
+//
+// P-06, P-07: nothing that was skipped is lost.
 func TestAReplaySendsWhatWasSkipped(t *testing.T) {
 	parallel(t)
 	r := newRig(t)
@@ -100,11 +102,13 @@ func TestAReplayForNobodySendsNothing(t *testing.T) {
 	r.publish(rec, theirs)
 	sent := len(r.deliveries())
 	r.feed(subscription.Deleted("sub_gone", "acme", 100, 1))
-	for _, id := range []string{"sub_gone", "sub_unknown", "sub_theirs", "sub_paused"} {
+	r.feed(&event.SubscriptionRecord{ID: "sub_broken", Tenant: "acme", Version: 101, Epoch: 1, Spec: "{"})
+	for _, id := range []string{"sub_gone", "sub_unknown", "sub_theirs", "sub_paused", "sub_broken"} {
 		r.replay(event.Replay{ID: "rpl_" + id, SubscriptionID: id}, rec, theirs)
 	}
 	assert.Len(t, r.deliveries(), sent, "nothing new")
-	want := map[string]string{"rpl_sub_gone": "skipped deleted", "rpl_sub_unknown": "skipped deleted", "rpl_sub_theirs": "skipped deleted", "rpl_sub_paused": "skipped paused"}
+	want := map[string]string{"rpl_sub_gone": "skipped deleted", "rpl_sub_unknown": "skipped deleted", "rpl_sub_theirs": "skipped deleted", "rpl_sub_paused": "skipped paused",
+		"rpl_sub_broken": "skipped unreadable"}
 	got := map[string]string{}
 	for _, d := range r.decisions() {
 		if d.ReplayID != "" {
