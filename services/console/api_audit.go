@@ -19,7 +19,7 @@ type auditEntry struct {
 	Action  string          `json:"action" example:"updated"`
 	Kind    string          `json:"kind" enum:"subscription,key"`
 	ID      string          `json:"id" example:"sub_01JH3XW8E1Z5C9V7K2M4N6P8QR"`
-	Version int64           `json:"version" doc:"the object's version that the action made"`
+	Version int64           `json:"version,omitempty" doc:"the object's version that the action made; absent where it made none"`
 	Detail  json.RawMessage `json:"detail" doc:"more, by action; changed lists the places of the members that an update changed, never their values"`
 }
 
