@@ -206,7 +206,8 @@ func (p *Projection) begin(ctx context.Context, as state) (*run, error) {
 		// Few fetches with much in them: nobody waits for the history, and every fetch costs the broker a look at each
 		// partition.
 		kgo.FetchMinBytes(1<<20), kgo.FetchMaxWait(fetchWait),
-		kgo.FetchMaxBytes(8<<20), kgo.FetchMaxPartitionBytes(1<<20), kgo.MaxConcurrentFetches(1),
+		// And something of every topic in each: what belongs together is then mostly in one batch, and written once.
+		kgo.FetchMaxBytes(batchBytes), kgo.FetchMaxPartitionBytes(128<<10), kgo.MaxConcurrentFetches(1),
 	)...)
 	if err != nil {
 		return nil, fmt.Errorf("make a client: %w", err)
@@ -219,10 +220,12 @@ const (
 	// fetchWait is how long a broker waits until it has a fetch's worth of records. It is about how far the history is
 	// behind at rest.
 	fetchWait = 250 * time.Millisecond
+	// lookEvery is how often is asked where the log ends.
+	lookEvery = 5 * time.Second
 	// checkEvery is how often, without new records, is looked whether the history was started over.
 	checkEvery = time.Second
-	// batchRecords bounds one transaction.
-	batchRecords = 5000
+	// batchBytes bounds what one transaction is made of, but for a batch of the log that is larger.
+	batchBytes = 8 << 20
 )
 
 var errTopics = errors.New("the topics are not there yet")
@@ -276,9 +279,10 @@ func (p *Projection) reportLoss(ctx context.Context, at kafka.TopicPartition, fr
 // run projects until the term is over, which is an error but where ctx ended.
 func (r *run) run(ctx context.Context) error {
 	r.setLag(r.behind())
+	looked := time.Now()
 	for {
 		poll, cancel := context.WithTimeout(ctx, checkEvery)
-		fetches := r.client.PollRecords(poll, batchRecords)
+		fetches := r.client.PollFetches(poll)
 		cancel()
 		if ctx.Err() != nil {
 			return nil
@@ -292,6 +296,13 @@ func (r *run) run(ctx context.Context) error {
 		}
 		took := time.Since(began)
 		r.metrics.batch.Record(ctx, took.Seconds())
+		if now := time.Now(); now.Sub(looked) > lookEvery {
+			// A fetch says where the log ended when it was made, which may be long ago where fetches wait to be written.
+			if _, ends, err := r.bounds(ctx); err == nil {
+				r.ends = ends
+			}
+			looked = now
+		}
 		lag := r.behind()
 		r.setLag(lag)
 		if pause(ctx, r.pace.rest(took, lag, time.Now()), r.urge) != nil {
@@ -426,7 +437,7 @@ const (
 	// paceStep is by how much it changes.
 	paceStep = 1.5
 	// tolerable is a lag that is none: what comes in while one batch is written.
-	tolerable = 2 * batchRecords
+	tolerable = 10_000
 )
 
 // rest is how long to do nothing after work that took a while.

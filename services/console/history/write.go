@@ -1,6 +1,8 @@
 package history
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -61,31 +63,24 @@ func (s *Store) keep(b *batch) {
 	maps.Copy(w.deliveries[0], b.deliveries)
 }
 
-// recall merges what is known of the rows into a batch, and returns the keys of those that are not known.
-func (s *Store) recall(b *batch) (events []eventKey, deliveries []deliveryKey) {
+// recall finds the rows of keys that are known.
+func (s *Store) recall(b *batch) (events map[eventKey]*Event, deliveries map[deliveryKey]*Delivery) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for key, row := range b.events {
-		if !mergeFrom(s.written.events, key, row.merge) {
-			events = append(events, key)
-		}
-	}
-	for key, row := range b.deliveries {
-		if !mergeFrom(s.written.deliveries, key, row.merge) {
-			deliveries = append(deliveries, key)
-		}
-	}
-	return events, deliveries
+	return known(s.written.events, b.events), known(s.written.deliveries, b.deliveries)
 }
 
-func mergeFrom[K comparable, V any](kept [2]map[K]*V, key K, merge func(*V)) bool {
-	for _, half := range kept {
-		if row, ok := half[key]; ok {
-			merge(row)
-			return true
+func known[K comparable, V any](kept [2]map[K]*V, asked map[K]*V) map[K]*V {
+	found := make(map[K]*V, len(asked))
+	for key := range asked {
+		for _, half := range kept {
+			if row, ok := half[key]; ok {
+				found[key] = row
+				break
+			}
 		}
 	}
-	return false
+	return found
 }
 
 // counts are numbers of rows.
@@ -103,35 +98,19 @@ func (s *Store) apply(ctx context.Context, as state, b *batch) (counts, error) {
 		if now != as {
 			return errNotWriter
 		}
-		unknownEvents, unknownDeliveries := s.recall(b)
-		foundEvents, err := t.loadEvents(ctx, b, unknownEvents)
-		if err != nil {
-			return err
+		oldEvents, oldDeliveries := s.recall(b)
+		if added.events, err = mergeRows(ctx, t, eventRows(), b.events, oldEvents); err != nil {
+			return fmt.Errorf("events: %w", err)
 		}
-		foundDeliveries, err := t.loadDeliveries(ctx, b, unknownDeliveries)
-		if err != nil {
-			return err
-		}
-		added = counts{int64(len(unknownEvents) - foundEvents), int64(len(unknownDeliveries) - foundDeliveries)}
-		events, deliveries := make([][]any, 0, len(b.events)), make([][]any, 0, len(b.deliveries))
-		for _, e := range b.events {
-			events = append(events, e.values())
-		}
-		for _, d := range b.deliveries {
-			deliveries = append(deliveries, d.values())
+		if added.deliveries, err = mergeRows(ctx, t, deliveryRows(), b.deliveries, oldDeliveries); err != nil {
+			return fmt.Errorf("deliveries: %w", err)
 		}
 		next := make([][]any, 0, len(b.next))
 		for at, offset := range b.next {
 			next = append(next, []any{at.Topic, at.Partition, offset})
 		}
-		for _, u := range []upsert{
-			{"history_events", eventColumns(), 3, events},
-			{"history_deliveries", deliveryColumns(), 2, deliveries},
-			{"history_progress", []string{"topic", "number", "next_offset"}, 2, next},
-		} {
-			if err := t.upsert(ctx, u); err != nil {
-				return fmt.Errorf("%s: %w", u.table, err)
-			}
+		if err := t.upsert(ctx, upsert{"history_progress", []string{"topic", "number", "next_offset"}, 2, next}); err != nil {
+			return fmt.Errorf("progress: %w", err)
 		}
 		return nil
 	})
@@ -166,39 +145,93 @@ func (s *Store) skip(ctx context.Context, as state, next map[kafka.TopicPartitio
 // lookup is how many keys one SELECT asks for.
 const lookup = 500
 
-// loadEvents merges what the database has under the keys into the batch, and returns how much that was.
-func (t tx) loadEvents(ctx context.Context, b *batch, keys []eventKey) (int, error) {
-	return load(ctx, t, keys, selectEvents(), scanEvent, b.events, func(k eventKey) string { return k.id }, (*Event).key, (*Event).merge)
+// rowKind says how rows of one table are read and written.
+type rowKind[K comparable, V any] struct {
+	table   string
+	columns []string
+	unique  int // how many columns, from the first, are the key
+	key     func(*V) K
+	id      func(K) string // the key's first column
+	scan    func(scanner) (*V, error)
+	values  func(*V) []any
+	merge   func(*V, *V)
+	order   func(*V, *V) int // in which rows are written: that of time, nearly, so that indexes grow at their ends
 }
 
-func (t tx) loadDeliveries(ctx context.Context, b *batch, keys []deliveryKey) (int, error) {
-	return load(ctx, t, keys, selectDeliveries(), scanDelivery, b.deliveries, func(k deliveryKey) string { return k.id }, (*Delivery).key, (*Delivery).merge)
+func eventRows() rowKind[eventKey, Event] {
+	return rowKind[eventKey, Event]{
+		table: "history_events", columns: eventColumns(), unique: 3, key: (*Event).key, id: func(k eventKey) string { return k.id },
+		scan: scanEvent, values: (*Event).values, merge: (*Event).merge,
+		order: func(a, b *Event) int { return cmp.Or(a.AcceptedAt.Compare(b.AcceptedAt), cmp.Compare(a.ID, b.ID)) },
+	}
 }
 
-// load selects by ids, which are nearly the keys: other rows that have them are left alone.
-func load[K comparable, V any](ctx context.Context, t tx, keys []K, query string, scan func(scanner) (*V, error), into map[K]*V, id func(K) string, key func(*V) K, merge func(*V, *V)) (int, error) {
-	asked := make(map[K]bool, len(keys))
-	found := 0
-	for part := range slices.Chunk(keys, lookup) {
-		ids := make([]any, len(part))
-		for i, k := range part {
-			ids[i], asked[k] = id(k), true
-		}
-		rows, err := t.QueryContext(ctx, t.db.Bind(query+` WHERE id IN (`+marks(len(ids))+`)`), ids...)
-		if err != nil {
-			return found, err
-		}
-		if err := scanAll(rows, func(row *V) {
-			if k := key(row); asked[k] {
-				delete(asked, k) // two parts may have the same id
-				merge(into[k], row)
-				found++
+func deliveryRows() rowKind[deliveryKey, Delivery] {
+	return rowKind[deliveryKey, Delivery]{
+		table: "history_deliveries", columns: deliveryColumns(), unique: 2, key: (*Delivery).key, id: func(k deliveryKey) string { return k.id },
+		scan: scanDelivery, values: (*Delivery).values, merge: (*Delivery).merge,
+		order: func(a, b *Delivery) int { return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID)) },
+	}
+}
+
+// mergeRows merges the rows of a batch with those that are known or in the database, and writes the ones that are other
+// than before. It returns how many are new.
+func mergeRows[K comparable, V any](ctx context.Context, t tx, kind rowKind[K, V], batch, known map[K]*V) (added int64, err error) {
+	if err := load(ctx, t, kind, batch, known); err != nil {
+		return 0, err
+	}
+	rows := make([]*V, 0, len(batch))
+	for key, row := range batch {
+		if old := known[key]; old != nil {
+			kind.merge(row, old)
+			if slices.EqualFunc(kind.values(row), kind.values(old), equalValue) {
+				continue
 			}
-		}, scan); err != nil {
-			return found, err
+		} else {
+			added++
+		}
+		rows = append(rows, row)
+	}
+	slices.SortFunc(rows, kind.order)
+	values := make([][]any, len(rows))
+	for i, row := range rows {
+		values[i] = kind.values(row)
+	}
+	return added, t.upsert(ctx, upsert{kind.table, kind.columns, kind.unique, values})
+}
+
+// load adds to known the rows that the database has under the keys of asked. It selects by ids, which are nearly the keys:
+// other rows that have them are left alone.
+func load[K comparable, V any](ctx context.Context, t tx, kind rowKind[K, V], asked, known map[K]*V) error {
+	ids := make([]any, 0, len(asked)-len(known))
+	for key := range asked {
+		if known[key] == nil {
+			ids = append(ids, kind.id(key))
 		}
 	}
-	return found, nil
+	for part := range slices.Chunk(ids, lookup) {
+		rows, err := t.QueryContext(ctx, t.db.Bind(`SELECT `+strings.Join(kind.columns, ", ")+` FROM `+kind.table+` WHERE id IN (`+marks(len(part))+`)`), part...)
+		if err != nil {
+			return err
+		}
+		if err := scanAll(rows, func(row *V) {
+			if key := kind.key(row); asked[key] != nil && known[key] == nil {
+				known[key] = row
+			}
+		}, kind.scan); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func equalValue(a, b any) bool {
+	x, isBytes := a.([]byte)
+	if !isBytes {
+		return a == b
+	}
+	y, _ := b.([]byte)
+	return bytes.Equal(x, y)
 }
 
 // upsert are rows to insert, or to put in the place of those with the same key: the first columns.

@@ -98,11 +98,12 @@ func (d *Database) openSQLite(path string, schema Schema) error {
 		return fmt.Errorf("make the data directory: %w", err)
 	}
 	// FULL: a change that was answered must survive a power loss. There are few changes.
-	synchronous := "FULL"
+	pragmas := "&_pragma=synchronous(FULL)"
 	if schema.Rebuildable {
-		synchronous = "NORMAL"
+		// There are many, of many rows each: they are kept in memory until they are whole.
+		pragmas = "&_pragma=synchronous(NORMAL)&_pragma=temp_store(2)&_pragma=cache_size(-32000)"
 	}
-	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() + "?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(" + synchronous + ")&_pragma=foreign_keys(1)"
+	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() + "?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=foreign_keys(1)" + pragmas
 	var err error
 	// A write transaction takes the lock at its start: one that reads first and then wants to write could not get it
 	// any more once another process wrote in between.
