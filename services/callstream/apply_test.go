@@ -130,6 +130,7 @@ func TestApplyMakesSubscriptionsBeAsDeclared(t *testing.T) {
     url: ` + endpoint.URL + `/crm
     events: [call.ended]
     request: {timeout: 5000ms, headers: {X-Team: crm}}
+    payload: {extra: {rate: 85.50, big: 123456789012345678901234567890, unit: {name: ~, of: [1, ~]}}}
     ttl: {default: 24h, call.ringing: 60s}
     auth: {type: bearer, token: {env: CRM_TOKEN}}
   - name: Ledger

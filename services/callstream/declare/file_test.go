@@ -243,3 +243,17 @@ func FuzzLoad(f *testing.F) {
 		}
 	})
 }
+
+// The page about it shows a file that works.
+func TestTheDocumentedFileWorks(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/declarative.md")
+	require.NoError(t, err)
+	_, text, ok := strings.Cut(string(page), "```yaml\n")
+	require.True(t, ok)
+	text, _, _ = strings.Cut(text, "```")
+	entries, err := load(t, text)
+	require.NoError(t, err)
+	require.Len(t, entries, 2)
+	require.Equal(t, "Bookkeeping", entries[1].Was)
+	require.Equal(t, "/auth/token", entries[0].Secrets[0].Member)
+}

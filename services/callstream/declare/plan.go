@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/callstream/callstream/subscription"
@@ -262,29 +261,11 @@ func declarable(s *subscription.Subscription, state subscription.State) (map[str
 	if signing, ok := tree["signing"].(map[string]any); ok {
 		tree["signing"] = map[string]any{"scheme": signing["scheme"]}
 	}
-	return withoutNull(tree).(map[string]any), nil
+	return tree, nil
 }
 
-// withoutNull drops members that are null: a merge patch can't set one.
-func withoutNull(v any) any {
-	switch v := v.(type) {
-	case map[string]any:
-		for name, inner := range v {
-			if inner == nil {
-				delete(v, name)
-			} else {
-				v[name] = withoutNull(inner)
-			}
-		}
-	case []any:
-		for i, inner := range v {
-			v[i] = withoutNull(inner)
-		}
-	}
-	return v
-}
-
-// difference lists the members that differ, and makes the merge patch that turns before into after.
+// difference lists the members that differ, and makes the merge patch that turns before into after. A member that is null
+// is absent: a merge patch can't set one.
 func difference(at []string, before, after map[string]any) ([]Change, map[string]any) {
 	var changes []Change
 	patch := map[string]any{}
@@ -300,7 +281,7 @@ func difference(at []string, before, after map[string]any) ([]Change, map[string
 	slices.Sort(names)
 	for _, name := range names {
 		old, now := before[name], after[name]
-		if same(old, now) {
+		if reflect.DeepEqual(old, now) {
 			continue
 		}
 		path := append(slices.Clone(at), name)
@@ -316,43 +297,4 @@ func difference(at []string, before, after map[string]any) ([]Change, map[string
 		patch[name] = now // nil removes it
 	}
 	return changes, patch
-}
-
-// same compares JSON values; numbers by what they are, 85.0 is 85.
-func same(a, b any) bool {
-	switch a := a.(type) {
-	case map[string]any:
-		b, ok := b.(map[string]any)
-		if !ok || len(a) != len(b) {
-			return false
-		}
-		for name, v := range a {
-			if other, ok := b[name]; !ok || !same(v, other) {
-				return false
-			}
-		}
-		return true
-	case []any:
-		b, ok := b.([]any)
-		return ok && slices.EqualFunc(a, b, same)
-	case json.Number:
-		b, ok := b.(json.Number)
-		return ok && sameNumber(a, b)
-	}
-	return reflect.DeepEqual(a, b)
-}
-
-// sameNumber compares JSON numbers by value: 85.0 is 85.
-func sameNumber(a, b json.Number) bool {
-	if a == b {
-		return true
-	}
-	_, errA := strconv.ParseInt(a.String(), 10, 64)
-	_, errB := strconv.ParseInt(b.String(), 10, 64)
-	if errA == nil && errB == nil {
-		return false // two whole numbers: a float would not tell large ones apart
-	}
-	x, errA := a.Float64()
-	y, errB := b.Float64()
-	return errA == nil && errB == nil && x == y
 }
