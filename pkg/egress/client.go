@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -167,15 +166,9 @@ func (c *Client) CheckURL(u *url.URL) error {
 	return nil
 }
 
-// RoundTrip sends one request and returns its answer, of whatever status. The request's context bounds all of it, reading the
-// body included. Every error is an *Error. The caller closes the body, best with ReadBody.
-func (c *Client) RoundTrip(req *http.Request) (*http.Response, error) {
-	if err := c.CheckURL(req.URL); err != nil {
-		if req.Body != nil {
-			_ = req.Body.Close()
-		}
-		return nil, err
-	}
+// roundTrip sends one request through the transport and returns its answer, of whatever status. The request's context bounds
+// all of it, reading the body included. Every error is an *Error.
+func (c *Client) roundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := c.transport.RoundTrip(req)
 	if err != nil {
 		// The transport reports a deadline in its own words, or as a closed connection.
@@ -196,32 +189,3 @@ func (c *Client) Close() {
 // drainLimit is how much of an answer beyond what is kept is read so that the connection can be used again; a longer
 // answer costs its connection.
 const drainLimit = 64 << 10
-
-// ReadBody reads the answer's body into buf, whose length bounds what is kept, and closes it. It returns the number of
-// bytes kept and whether there were more. The error, if any, is an *Error; what was read before it is kept.
-func ReadBody(resp *http.Response, buf []byte) (n int, truncated bool, err error) {
-	defer func() {
-		if closeErr := resp.Body.Close(); err == nil && closeErr != nil {
-			err = &Error{classify(closeErr), "read", closeErr}
-		}
-	}()
-	if resp.ContentLength == 0 || resp.Body == http.NoBody {
-		return 0, false, nil
-	}
-	for n < len(buf) {
-		var m int
-		m, err = resp.Body.Read(buf[n:])
-		n += m
-		if errors.Is(err, io.EOF) {
-			return n, false, nil
-		}
-		if err != nil {
-			return n, false, &Error{classify(err), "read", err}
-		}
-	}
-	rest, err := io.CopyN(io.Discard, resp.Body, drainLimit)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return n, rest > 0, &Error{classify(err), "read", err}
-	}
-	return n, rest > 0, nil
-}

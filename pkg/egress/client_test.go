@@ -61,26 +61,8 @@ func newClient(t *testing.T, o egress.Options) *egress.Client {
 	return c
 }
 
-// way sends a request and reads up to 1 KiB of the answer.
-type way func(ctx context.Context, t *testing.T, c *egress.Client, method, target, body string) (int, string, error)
-
-func throughRoundTrip(ctx context.Context, t *testing.T, c *egress.Client, method, target, body string) (int, string, error) {
-	t.Helper()
-	req, err := http.NewRequestWithContext(ctx, method, target, strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := c.RoundTrip(req)
-	if err != nil {
-		return 0, "", err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	buf := make([]byte, 1024)
-	n, _, err := egress.ReadBody(resp, buf)
-	return resp.StatusCode, string(buf[:n]), err
-}
-
-func throughExchange(ctx context.Context, t *testing.T, c *egress.Client, method, target, body string) (int, string, error) {
+// exchange sends a request and reads up to 1 KiB of the answer.
+func exchange(ctx context.Context, t *testing.T, c *egress.Client, method, target, body string) (int, string, error) {
 	t.Helper()
 	u, err := url.Parse(target)
 	if err != nil {
@@ -97,17 +79,11 @@ func throughExchange(ctx context.Context, t *testing.T, c *egress.Client, method
 	return a.Status, string(a.Body), err
 }
 
-// bothWays runs a test through RoundTrip and through Exchange: they make the same promises.
-func bothWays(t *testing.T, test func(t *testing.T, send way)) {
-	t.Run("RoundTrip", func(t *testing.T) { test(t, throughRoundTrip) })
-	t.Run("Exchange", func(t *testing.T) { test(t, throughExchange) })
-}
-
-func (send way) get(t *testing.T, c *egress.Client, target string) (int, string, error) {
+func get(t *testing.T, c *egress.Client, target string) (int, string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	return send(ctx, t, c, http.MethodGet, target, "")
+	return exchange(ctx, t, c, http.MethodGet, target, "")
 }
 
 func portOf(t *testing.T, server *httptest.Server) string {
@@ -119,11 +95,8 @@ func portOf(t *testing.T, server *httptest.Server) string {
 	return u.Port()
 }
 
+// P-12: one forbidden address in the answer refuses the name.
 func TestEveryAddressOfTheAnswerIsChecked(t *testing.T) {
-	bothWays(t, testEveryAddressOfTheAnswerIsChecked)
-}
-
-func testEveryAddressOfTheAnswerIsChecked(t *testing.T, send way) {
 	var hits atomic.Int32
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { hits.Add(1) }))
 	defer server.Close()
@@ -134,7 +107,7 @@ func testEveryAddressOfTheAnswerIsChecked(t *testing.T, send way) {
 	}}
 	c := newClient(t, egress.Options{Config: egress.Config{AllowHTTP: true}, Resolver: dns})
 	for _, host := range []string{"inside.example", "mixed.example", "mapped.example", "127.0.0.1", "[::1]", "[::ffff:7f00:1]", "169.254.169.254"} {
-		_, _, err := send.get(t, c, "http://"+host+":"+portOf(t, server)+"/")
+		_, _, err := get(t, c, "http://"+host+":"+portOf(t, server)+"/")
 		var blocked *egress.BlockedError
 		if egress.ClassOf(err) != egress.ClassBlocked || !errors.As(err, &blocked) {
 			t.Errorf("%s: got %v, want it blocked", host, err)
@@ -145,11 +118,9 @@ func testEveryAddressOfTheAnswerIsChecked(t *testing.T, send way) {
 	}
 }
 
-// The resolver answers a public address first and a loopback address afterwards: a client that resolved again between the
+// P-12: the resolver answers a public address first and a loopback address afterwards: a client that resolved again between the
 // check and the connection would reach the loopback server.
-func TestRebindingReachesNothing(t *testing.T) { bothWays(t, testRebindingReachesNothing) }
-
-func testRebindingReachesNothing(t *testing.T, send way) {
+func TestRebindingReachesNothing(t *testing.T) {
 	var hits atomic.Int32
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { hits.Add(1) }))
 	defer server.Close()
@@ -159,13 +130,13 @@ func testRebindingReachesNothing(t *testing.T, send way) {
 	}}
 	c := newClient(t, egress.Options{Config: egress.Config{AllowHTTP: true}, Resolver: dns, DialTimeout: 50 * time.Millisecond})
 	target := "http://rebind.example:" + portOf(t, server) + "/"
-	if _, _, err := send.get(t, c, target); err == nil {
+	if _, _, err := get(t, c, target); err == nil {
 		t.Fatal("the first request succeeded")
 	}
 	if dns.lookups != 1 {
 		t.Errorf("one connection made %d lookups: the address isn't pinned", dns.lookups)
 	}
-	if _, _, err := send.get(t, c, target); egress.ClassOf(err) != egress.ClassBlocked {
+	if _, _, err := get(t, c, target); egress.ClassOf(err) != egress.ClassBlocked {
 		t.Errorf("after the change of the name's address: %v, want it blocked", err)
 	}
 	if hits.Load() != 0 {
@@ -173,17 +144,16 @@ func testRebindingReachesNothing(t *testing.T, send way) {
 	}
 }
 
-func TestPlainHTTPOnlyWhereAllowed(t *testing.T) { bothWays(t, testPlainHTTPOnlyWhereAllowed) }
-
-func testPlainHTTPOnlyWhereAllowed(t *testing.T, send way) {
+// S0-20, S3-12: endpoints are spoken to in TLS, unless the operator allows otherwise.
+func TestPlainHTTPOnlyWhereAllowed(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") }))
 	defer server.Close()
 	closed := newClient(t, egress.Options{Config: egress.Config{AllowPrivate: true}})
-	if _, _, err := send.get(t, closed, server.URL); egress.ClassOf(err) != egress.ClassInvalid {
+	if _, _, err := get(t, closed, server.URL); egress.ClassOf(err) != egress.ClassInvalid {
 		t.Errorf("got %v, want invalid", err)
 	}
 	open := newClient(t, egress.Options{Config: egress.Config{AllowPrivate: true, AllowHTTP: true}})
-	if status, body, err := send.get(t, open, server.URL); status != 200 || body != "hello" || err != nil {
+	if status, body, err := get(t, open, server.URL); status != 200 || body != "hello" || err != nil {
 		t.Errorf("got %d %q %v", status, body, err)
 	}
 	for _, bad := range []string{"ftp://example.com/", "http://user:secret@example.com/", "http:///path"} {
@@ -197,9 +167,7 @@ func testPlainHTTPOnlyWhereAllowed(t *testing.T, send way) {
 	}
 }
 
-func TestRedirectsAreAnswers(t *testing.T) { bothWays(t, testRedirectsAreAnswers) }
-
-func testRedirectsAreAnswers(t *testing.T, send way) {
+func TestRedirectsAreAnswers(t *testing.T) {
 	var hits atomic.Int32
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		hits.Add(1)
@@ -207,14 +175,13 @@ func testRedirectsAreAnswers(t *testing.T, send way) {
 	}))
 	defer server.Close()
 	c := newClient(t, egress.Options{Config: egress.Config{AllowPrivate: true, AllowHTTP: true}})
-	if status, _, err := send.get(t, c, server.URL); status != http.StatusFound || err != nil || hits.Load() != 1 {
+	if status, _, err := get(t, c, server.URL); status != http.StatusFound || err != nil || hits.Load() != 1 {
 		t.Errorf("got %d %v after %d requests", status, err, hits.Load())
 	}
 }
 
-func TestTLS(t *testing.T) { bothWays(t, testTLS) }
-
-func testTLS(t *testing.T, send way) {
+// S0-20, S3-12: the certificate must be the endpoint's, and the version 1.2 at least.
+func TestTLS(t *testing.T) {
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, r.TLS.ServerName)
 	}))
@@ -225,14 +192,14 @@ func testTLS(t *testing.T, send way) {
 	private := egress.Config{AllowPrivate: true}
 
 	trusting := newClient(t, egress.Options{Config: private, Resolver: dns, TLS: &tls.Config{RootCAs: roots}})
-	if status, body, err := send.get(t, trusting, "https://example.com:"+portOf(t, server)); status != 200 || body != "example.com" || err != nil {
+	if status, body, err := get(t, trusting, "https://example.com:"+portOf(t, server)); status != 200 || body != "example.com" || err != nil {
 		t.Errorf("got %d %q %v", status, body, err)
 	}
-	if _, _, err := send.get(t, trusting, "https://other.test:"+portOf(t, server)); egress.ClassOf(err) != egress.ClassTLS {
+	if _, _, err := get(t, trusting, "https://other.test:"+portOf(t, server)); egress.ClassOf(err) != egress.ClassTLS {
 		t.Errorf("a certificate for another name: got %v, want tls", err)
 	}
 	wary := newClient(t, egress.Options{Config: private, Resolver: dns})
-	if _, _, err := send.get(t, wary, "https://example.com:"+portOf(t, server)); egress.ClassOf(err) != egress.ClassTLS {
+	if _, _, err := get(t, wary, "https://example.com:"+portOf(t, server)); egress.ClassOf(err) != egress.ClassTLS {
 		t.Errorf("an unknown authority: got %v, want tls", err)
 	}
 
@@ -243,7 +210,7 @@ func testTLS(t *testing.T, send way) {
 	oldRoots := x509.NewCertPool()
 	oldRoots.AddCert(old.Certificate())
 	modern := newClient(t, egress.Options{Config: private, Resolver: dns, TLS: &tls.Config{RootCAs: oldRoots, MinVersion: tls.VersionTLS10}}) //nolint:gosec // raised by the client
-	if _, _, err := send.get(t, modern, "https://example.com:"+portOf(t, old)); egress.ClassOf(err) != egress.ClassTLS {
+	if _, _, err := get(t, modern, "https://example.com:"+portOf(t, old)); egress.ClassOf(err) != egress.ClassTLS {
 		t.Errorf("TLS 1.1: got %v, want tls", err)
 	}
 }
@@ -285,11 +252,8 @@ func tunnel(t *testing.T, asked chan<- *http.Request, answer int) http.Handler {
 	})
 }
 
+// P-12, S3-13: through a proxy, whose address is fixed, the checked address is asked for, never the name.
 func TestProxyIsAskedForTheCheckedAddress(t *testing.T) {
-	bothWays(t, testProxyIsAskedForTheCheckedAddress)
-}
-
-func testProxyIsAskedForTheCheckedAddress(t *testing.T, send way) {
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, r.TLS.ServerName)
 	}))
@@ -301,7 +265,7 @@ func testProxyIsAskedForTheCheckedAddress(t *testing.T, send way) {
 	dns := &names{answers: map[string][][]netip.Addr{"example.com": {addrs("127.0.0.1")}, "inside.test": {addrs("10.0.0.1")}}}
 
 	c := newClient(t, egress.Options{Config: egress.Config{AllowPrivate: true, Proxy: through}, Resolver: dns, TLS: &tls.Config{RootCAs: roots}})
-	status, body, err := send.get(t, c, "https://example.com:"+portOf(t, server))
+	status, body, err := get(t, c, "https://example.com:"+portOf(t, server))
 	if status != 200 || body != "example.com" || err != nil {
 		t.Fatalf("got %d %q %v", status, body, err)
 	}
@@ -314,12 +278,12 @@ func testProxyIsAskedForTheCheckedAddress(t *testing.T, send way) {
 	}
 
 	guarded := newClient(t, egress.Options{Config: egress.Config{Proxy: through}, Resolver: dns})
-	if _, _, err := send.get(t, guarded, "https://inside.test/"); egress.ClassOf(err) != egress.ClassBlocked || len(asked) != 0 {
+	if _, _, err := get(t, guarded, "https://inside.test/"); egress.ClassOf(err) != egress.ClassBlocked || len(asked) != 0 {
 		t.Errorf("got %v and %d requests to the proxy, want it blocked before", err, len(asked))
 	}
 
 	refusing := newClient(t, egress.Options{Config: egress.Config{AllowPrivate: true, Proxy: proxy(t, asked, http.StatusForbidden)}, Resolver: dns})
-	if _, _, err := send.get(t, refusing, "https://example.com/"); egress.ClassOf(err) != egress.ClassProxy {
+	if _, _, err := get(t, refusing, "https://example.com/"); egress.ClassOf(err) != egress.ClassProxy {
 		t.Errorf("got %v, want proxy", err)
 	}
 	for _, bad := range []string{"socks5://127.0.0.1:1", "://", "http://"} {
@@ -331,10 +295,6 @@ func testProxyIsAskedForTheCheckedAddress(t *testing.T, send way) {
 
 // A client certificate is for the endpoint: a proxy that asks for one as well gets none.
 func TestTheProxyGetsNoClientCertificate(t *testing.T) {
-	bothWays(t, testTheProxyGetsNoClientCertificate)
-}
-
-func testTheProxyGetsNoClientCertificate(t *testing.T, send way) {
 	certificate, key := hooktest.NewAuthority(t).Client("sub_1")
 	pair, err := tls.X509KeyPair([]byte(certificate), []byte(key))
 	if err != nil {
@@ -364,7 +324,7 @@ func testTheProxyGetsNoClientCertificate(t *testing.T, send way) {
 		Config: egress.Config{AllowPrivate: true, Proxy: through.URL}, TLS: &tls.Config{RootCAs: roots}, Certificate: &pair,
 		Resolver: &names{answers: map[string][][]netip.Addr{"example.com": {addrs("127.0.0.1")}}},
 	}
-	if _, body, err := send.get(t, newClient(t, o), "https://example.com:"+portOf(t, endpoint)); body != "sub_1" || err != nil {
+	if _, body, err := get(t, newClient(t, o), "https://example.com:"+portOf(t, endpoint)); body != "sub_1" || err != nil {
 		t.Errorf("the endpoint saw %q: %v", body, err)
 	}
 	if got := who(<-asked); got != "nobody" {
@@ -372,16 +332,14 @@ func testTheProxyGetsNoClientCertificate(t *testing.T, send way) {
 	}
 }
 
-func TestEnvironmentProxyIsIgnored(t *testing.T) { bothWays(t, testEnvironmentProxyIsIgnored) }
-
-func testEnvironmentProxyIsIgnored(t *testing.T, send way) {
+func TestEnvironmentProxyIsIgnored(t *testing.T) {
 	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
 	t.Setenv("http_proxy", "http://127.0.0.1:1")
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	defer server.Close()
 	dns := &names{answers: map[string][][]netip.Addr{"example.com": {addrs("127.0.0.1")}}}
 	c := newClient(t, egress.Options{Config: egress.Config{AllowPrivate: true, AllowHTTP: true}, Resolver: dns})
-	if status, _, err := send.get(t, c, "http://example.com:"+portOf(t, server)); status != 200 || err != nil {
+	if status, _, err := get(t, c, "http://example.com:"+portOf(t, server)); status != 200 || err != nil {
 		t.Errorf("got %d %v", status, err)
 	}
 }
@@ -412,9 +370,7 @@ func raw(t *testing.T, answer func(net.Conn)) string {
 	return "http://" + l.Addr().String()
 }
 
-func TestErrorClasses(t *testing.T) { bothWays(t, testErrorClasses) }
-
-func testErrorClasses(t *testing.T, send way) {
+func TestErrorClasses(t *testing.T) {
 	hang := make(chan struct{})
 	t.Cleanup(func() { close(hang) })
 	var lc net.ListenConfig
@@ -452,7 +408,7 @@ func testErrorClasses(t *testing.T, send way) {
 				ctx, cancel = context.WithTimeout(ctx, 20*time.Millisecond)
 				defer cancel()
 			}
-			_, _, err := send(ctx, t, c, http.MethodPost, test.url, "{}")
+			_, _, err := exchange(ctx, t, c, http.MethodPost, test.url, "{}")
 			var typed *egress.Error
 			if egress.ClassOf(err) != test.want || !errors.As(err, &typed) {
 				t.Errorf("got %v of class %q, want %q", err, egress.ClassOf(err), test.want)
@@ -462,65 +418,60 @@ func testErrorClasses(t *testing.T, send way) {
 }
 
 func TestCancelEndsARequest(t *testing.T) {
-	hang := make(chan struct{})
-	t.Cleanup(func() { close(hang) })
-	c := newClient(t, egress.Options{Config: egress.Config{AllowPrivate: true, AllowHTTP: true}})
-	for _, exchange := range []bool{false, true} {
+	for _, secure := range []bool{false, true} { // one through each of the two senders underneath
 		ctx, cancel := context.WithCancel(t.Context())
-		target := raw(t, func(net.Conn) { cancel(); <-hang })
-		var err error
-		if exchange {
-			u, parseErr := url.Parse(target)
-			if parseErr != nil {
-				t.Fatal(parseErr)
-			}
-			_, err = c.Exchange(ctx, &egress.Request{Method: http.MethodPost, URL: u}, time.Minute, nil)
+		server := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			cancel()
+			<-r.Context().Done()
+		}))
+		if secure {
+			server.StartTLS()
 		} else {
-			_, _, err = throughRoundTrip(ctx, t, c, http.MethodGet, target, "")
+			server.Start()
 		}
+		t.Cleanup(server.Close)
+		roots := x509.NewCertPool()
+		if secure {
+			roots.AddCert(server.Certificate())
+		}
+		c := newClient(t, egress.Options{Config: egress.Config{AllowPrivate: true, AllowHTTP: true}, TLS: &tls.Config{RootCAs: roots}})
+		_, err := c.Exchange(ctx, &egress.Request{Method: http.MethodPost, URL: parsed(t, server.URL)}, time.Minute, nil)
 		if egress.ClassOf(err) != egress.ClassCanceled {
-			t.Errorf("got %v, want canceled", err)
+			t.Errorf("over TLS %v: got %v, want canceled", secure, err)
 		}
 	}
 }
 
-func TestReadBodyKeepsTheLimitAndTheConnection(t *testing.T) {
-	var connections atomic.Int32
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch r.URL.Path {
-		case "/exact":
-			_, _ = io.WriteString(w, "12345678")
-		case "/long":
-			_, _ = io.WriteString(w, strings.Repeat("x", 1000))
+func TestAnswersKeepTheLimitAndTheConnection(t *testing.T) {
+	for _, http2 := range []bool{false, true} {
+		server, connections := counted(t, http2, func(w http.ResponseWriter, r *http.Request) {
+			switch r.URL.Path {
+			case "/exact":
+				_, _ = io.WriteString(w, "12345678")
+			case "/long":
+				_, _ = io.WriteString(w, strings.Repeat("x", 1000))
+			}
+		})
+		server.StartTLS()
+		roots := x509.NewCertPool()
+		roots.AddCert(server.Certificate())
+		c := newClient(t, egress.Options{Config: egress.Config{AllowPrivate: true}, TLS: &tls.Config{RootCAs: roots}})
+		ask := func(path string, n int, truncated bool) {
+			t.Helper()
+			a, err := c.Exchange(t.Context(), &egress.Request{Method: http.MethodGet, URL: parsed(t, server.URL+path)}, 10*time.Second, make([]byte, 8))
+			if len(a.Body) != n || a.Truncated != truncated || err != nil || a.Err != nil {
+				t.Errorf("%s: got %d %v %v %v", path, len(a.Body), a.Truncated, err, a.Err)
+			}
 		}
-	}))
-	server.Config.ConnState = func(_ net.Conn, s http.ConnState) {
-		if s == http.StateNew {
-			connections.Add(1)
+		// The first request tells what the endpoint speaks; where that is HTTP/1.1, the next have a connection of another kind.
+		ask("/empty", 0, false)
+		ask("/exact", 8, false)
+		before := connections.Load()
+		ask("/empty", 0, false)
+		ask("/long", 8, true)
+		ask("/exact", 8, false)
+		if n := connections.Load(); n != before {
+			t.Errorf("three more requests took %d connections", n-before)
 		}
-	}
-	server.Start()
-	defer server.Close()
-	c := newClient(t, egress.Options{Config: egress.Config{AllowPrivate: true, AllowHTTP: true}})
-	for _, test := range []struct {
-		path      string
-		n         int
-		truncated bool
-	}{{"/empty", 0, false}, {"/exact", 8, false}, {"/long", 8, true}, {"/exact", 8, false}} {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+test.path, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp, err := c.RoundTrip(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = resp.Body.Close() }()
-		if n, truncated, err := egress.ReadBody(resp, make([]byte, 8)); n != test.n || truncated != test.truncated || err != nil {
-			t.Errorf("%s: got %d %v %v", test.path, n, truncated, err)
-		}
-	}
-	if connections.Load() != 1 {
-		t.Errorf("four requests took %d connections", connections.Load())
 	}
 }

@@ -36,7 +36,7 @@ type Answer struct {
 }
 
 // Exchange sends a request and reads the answer, its body into buf, all within timeout: what a webhook needs, and
-// cheaper than RoundTrip, because the caller's goroutine does all of it where the endpoint speaks HTTP/1.1. An endpoint
+// cheaper than net/http, because the caller's goroutine does all of it where the endpoint speaks HTTP/1.1. An endpoint
 // that speaks HTTP/2 gets that. An error means that no answer came; it is an *Error. Once Exchange has returned, nothing
 // reads the request's header and body any more, unless it returned an error.
 func (c *Client) Exchange(ctx context.Context, r *Request, timeout time.Duration, buf []byte) (Answer, error) {
@@ -59,20 +59,24 @@ func (c *Client) Exchange(ctx context.Context, r *Request, timeout time.Duration
 		// The transport may be reading the header still when the answer of a hasty endpoint has come.
 		Method: r.Method, URL: r.URL, Host: r.URL.Host, Header: r.Header.Clone(), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 	}
+	if req.Header == nil {
+		req.Header = http.Header{} // the transport wants one
+	}
 	if len(r.Body) > 0 {
 		req.ContentLength = int64(len(r.Body))
 		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(r.Body)), nil }
 		req.Body = io.NopCloser(bytes.NewReader(r.Body))
 	}
 	start := time.Now()
-	resp, err := c.RoundTrip(req.WithContext(ctx))
+	resp, err := c.roundTrip(req.WithContext(ctx))
 	if err != nil {
 		return Answer{}, err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	a := Answer{Status: resp.StatusCode, Header: resp.Header, FirstByte: time.Since(start)}
-	n, truncated, err := ReadBody(resp, buf)
-	a.Body, a.Truncated, a.Err = buf[:n], truncated, err
+	if a.Body, a.Truncated, _, err = readBody(resp, buf); err != nil {
+		a.Err = &Error{classify(err), "read", err}
+	}
 	if resp.ProtoMajor == 1 {
 		c.learnHTTP1(r.URL.Host)
 	}

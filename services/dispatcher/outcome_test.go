@@ -15,6 +15,7 @@ func failed(class egress.Class) result {
 	return result{err: fmt.Errorf("sending: %w", &egress.Error{Class: class, Op: "request", Err: errors.New("cause")})}
 }
 
+// S0-20, S3-12: any 2xx is success, whatever becomes of its body; what else is retried or dead is told by status and class.
 func TestJudge(t *testing.T) {
 	schedule := []time.Duration{time.Second, time.Minute}
 	status := func(s int) result { return result{status: s} }

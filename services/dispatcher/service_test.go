@@ -44,6 +44,7 @@ func gate(t testing.TB) (closed chan struct{}, open func()) {
 	return closed, open
 }
 
+// P-10, S0-22, S1-08, S3-13: the library of Standard Webhooks takes what is sent.
 func TestDeliversSignedAndRecordsTheAttempt(t *testing.T) {
 	r := newRig(t, nil)
 	hook := receiver(t, hooktest.Always(hooktest.Answer{Status: 202, Body: "thanks", Header: map[string]string{"X-Seen": "yes"}}))
@@ -282,6 +283,7 @@ func TestAnOldDeliveryIsNotGivenUpAtOnce(t *testing.T) {
 	r.read(topic.Slow).wait(1)
 }
 
+// What is not sent any more is explained by the reason: the state of its subscription, or its age.
 func TestSkipsSayWhy(t *testing.T) {
 	r := newRig(t, nil)
 	hook := receiver(t, nil)

@@ -184,6 +184,7 @@ func TestRecordedRequestsHideSecrets(t *testing.T) {
 	}
 }
 
+// S3-12: an endpoint has 10 s to answer, or what the subscription says.
 func TestTimeoutIsBounded(t *testing.T) {
 	sender := testSender(t, Options{})
 	for given, want := range map[time.Duration]time.Duration{0: 10 * time.Second, time.Second: time.Second, time.Hour: 30 * time.Second} {
