@@ -38,7 +38,7 @@ test-kafka: ## the integration suite on a real Apache Kafka that it starts by it
 
 .PHONY: test-postgres
 test-postgres: ## the storage tests on a real PostgreSQL that it starts by itself, or CALLSTREAM_TEST_DATABASE_URL
-	cd services/console && $(GO) run ./storage/withpostgres $(GO) test $(TESTFLAGS) -count=1 -p 1 -timeout 15m . ./storage
+	cd services/console && $(GO) run ./storage/withpostgres $(GO) test $(TESTFLAGS) -count=1 -p 1 -timeout 15m . ./storage ./history
 
 # The first two run beside a loop that does nothing else, on the same broker and endpoint, in turns within one run.
 .PHONY: bench
