@@ -1,8 +1,12 @@
 package filter
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"fmt"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -176,4 +180,36 @@ func TestAnEventThatIsTooOldIsSkipped(t *testing.T) {
 	assert.Equal(t, []string{outcomeSkipped, "expired"}, []string{entry.Outcome, entry.Reason})
 	assert.Contains(t, entry.Detail, "1h")
 	assert.EqualValues(t, 1, entry.SubscriptionVersion)
+}
+
+// However many renderings an event needs, few of its bodies are kept at once, and everybody gets their own.
+func TestTheRenderingsOfAnEventTakeBoundedMemory(t *testing.T) {
+	d := newDecider(t)
+	const n, distinct = 3 * maxRenderings, maxRenderings + 50
+	for i := range n {
+		s := &subscription.Subscription{ID: fmt.Sprintf("sub_%05d", i), Tenant: "acme", Events: []string{"*"}}
+		s.Payload.Extra = subscription.Extra{"mine": json.Number(fmt.Sprint(i % distinct))}
+		d.subscribe(t, s)
+	}
+	r := eventRecord(t, d, `{"id":"evt_1","type":"call.ended","call_id":"c-1","data":{"notes":"`+strings.Repeat("x", 100<<10)+`"}}`)
+	delivered := 0
+	out := &emission{batch: &batch{}}
+	take := func(b *batch) *batch {
+		for _, r := range b.records {
+			if r.Topic == topic.Decisions {
+				continue
+			}
+			body := decodeAs[event.Delivery](t, d, r).Body
+			require.True(t, bytes.HasSuffix(body, []byte(fmt.Sprintf(`,"mine":%d}`, delivered%distinct))), delivered)
+			delivered++
+		}
+		assert.Less(t, cap(out.bodies), 2*maxScratch)
+		return &batch{}
+	}
+	out.flush = take
+	_, err := d.decide(t.Context(), r, newRepeats(10), out)
+	require.NoError(t, err)
+	take(out.batch)
+	assert.Equal(t, n, delivered)
+	assert.LessOrEqual(t, cap(out.scratch.again().bodies), flushBytes, "and nothing of it is kept for the next event")
 }
