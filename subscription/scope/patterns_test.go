@@ -54,6 +54,7 @@ func TestPhoneNumbersInText(t *testing.T) {
 		"wa.me/15551234567?text=hi":            "wa.me/[redacted]?text=hi",
 		"sip:+15551234567@pbx.test":            "sip:[redacted]@pbx.test",
 		"2026-01-20T10:00:00Z 555-123-4567":    "2026-01-20T10:00:00Z [redacted]",
+		"+1 555 123 4567 2026-01-20T10:00:00Z": "[redacted] 2026-01-20T10:00:00Z",
 		"phone_5551234567":                     "phone_[redacted]",
 	} {
 		got, changed := p.Text("", text)
@@ -105,7 +106,7 @@ func TestCardsInText(t *testing.T) {
 	}
 	for _, text := range []string{
 		"4111111111111112", "4111 1111 1111 1112", "0.4111111111111111", "1768903200123456", "1000000000000000008", "0000000000000000",
-		"2026-01-20 - 2026-01-27", "12345678-4111-1111-1111-111111111111", "4bf92f3577b34da44111111111111111", "+1 555 123 4567",
+		"2026-01-20 - 2026-01-27", "12345678-4111-1111-1111-111111111111", "abcdefabcdefabcd4111111111111111", "+1 555 123 4567",
 	} {
 		got, _ := p.Text("", text)
 		assert.Equal(t, text, got)
@@ -177,12 +178,14 @@ func TestNumbersThatAreSecrets(t *testing.T) {
 
 // S0-27: a subscription's own expressions.
 func TestExpressions(t *testing.T) {
-	p := compiled(t, `/\b[A-Z]{2}\d{6}\b/`, `/(?i)secret\s+\w+/`)
+	p := compiled(t, `/\b[A-Z]{2}\d{6}\b/`, `/(?i)secret\s+\w+/`, `/one two/`, `/two three/`)
 	for text, want := range map[string]string{
 		"policy AB123456, AB1234567":   "policy [redacted], AB1234567",
 		"the SECRET word":              "the [redacted]",
 		"secret AB123456 secret thing": "[redacted] [redacted]",
 		"nothing":                      "nothing",
+		"one two three one two three":  "[redacted] [redacted]",
+		"two three":                    "[redacted]",
 	} {
 		got, _ := p.Text("", text)
 		assert.Equal(t, want, got, text)

@@ -380,6 +380,84 @@ func TestOnlyWhatIsNamedGoes(t *testing.T) {
 	})
 }
 
+// S0-18, S1-06, P-05: include and exclude are what a naive reading of them is, for any rules and any members.
+func TestIncludeAndExcludeAreWhatTheySay(t *testing.T) {
+	name := rapid.SampledFrom([]string{"a", "b", "c"})
+	var draw func(t *rapid.T, depth int) any
+	draw = func(t *rapid.T, depth int) any {
+		switch n := rapid.IntRange(0, 5).Draw(t, "kind"); {
+		case depth > 0 && n > 2:
+			m := map[string]any{}
+			for _, k := range rapid.SliceOfNDistinct(name, 0, 3, rapid.ID).Draw(t, "names") {
+				m[k] = draw(t, depth-1)
+			}
+			return m
+		case depth > 0 && n == 2:
+			list := []any{}
+			for range rapid.IntRange(0, 3).Draw(t, "length") {
+				list = append(list, draw(t, depth-1))
+			}
+			return list
+		default:
+			return rapid.SampledFrom([]any{"text", true, nil, 1.5}).Draw(t, "scalar")
+		}
+	}
+	path := rapid.Custom(func(t *rapid.T) string {
+		root := rapid.SampledFrom([]string{"data.crm", "data.fields", "data.caller.crm", "vendor", "data", "data.caller"}).Draw(t, "root")
+		return strings.Join(append([]string{root}, rapid.SliceOfN(name, 0, 3).Draw(t, "path")...), ".")
+	})
+	rapid.Check(t, func(t *rapid.T) {
+		members := map[string]any{
+			"data":   map[string]any{"crm": draw(t, 4), "fields": map[string]any{"a": draw(t, 3), "b": draw(t, 3)}, "caller": map[string]any{"crm": draw(t, 3), "city": "Bonn"}},
+			"vendor": draw(t, 3),
+		}
+		rules := scope.Rules{Include: rapid.SliceOfN(path, 0, 3).Draw(t, "include"), Exclude: rapid.SliceOfN(path, 0, 3).Draw(t, "exclude")}
+		var naive func(v any, at string, covered bool) (any, bool)
+		naive = func(v any, at string, covered bool) (any, bool) {
+			if slices.Contains(rules.Exclude, at) {
+				return nil, false
+			}
+			covered = covered || slices.Contains(rules.Include, at)
+			switch v := v.(type) {
+			case map[string]any:
+				kept := map[string]any{}
+				for k, x := range v {
+					if x, ok := naive(x, strings.TrimPrefix(at+"."+k, "."), covered); ok {
+						kept[k] = x
+					}
+				}
+				declared := at == "data.fields" || at == "data.caller" // empty equals absent there
+				return kept, (covered && !declared) || len(kept) > 0
+			case []any:
+				kept := []any{}
+				for _, x := range v {
+					if x, ok := naive(x, at, covered); ok {
+						kept = append(kept, x)
+					}
+				}
+				return kept, covered || len(kept) > 0
+			}
+			return v, covered
+		}
+		want, _ := naive(members, "", len(rules.Include) == 0)
+		if want.(map[string]any)["data"] == nil {
+			want.(map[string]any)["data"] = map[string]any{}
+		}
+		members["type"], members["call_id"] = "call.report", "c"
+		raw, err := json.Marshal(members)
+		require.NoError(t, err)
+		e, err := event.Parse(raw)
+		require.NoError(t, err)
+		s, faults := scope.Compile(rules)
+		require.Empty(t, faults)
+		var got map[string]any
+		require.NoError(t, json.Unmarshal(s.Apply(e).AppendJSON(nil), &got))
+		delete(got, "type")
+		delete(got, "call_id")
+		require.Equal(t, want, got, "%v of %s", rules, raw)
+	})
+}
+
 // Hostile events and rules: what comes out is an event in JSON with the identity that went in, which has not changed.
 func FuzzApply(f *testing.F) {
 	f.Add(`{"id":"e","type":"call.report","call_id":"c","time":"2026-01-20T10:00:00.1234567Z","attributes":{"a":"+15551234567"},"data":{"score":1e400,"fields":{"a.b":[1,{}]},"caller":{"x":"4111 1111 1111 1111"},"transcript_text":"hi"},"x":"a@b.co"}`,
