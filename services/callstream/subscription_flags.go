@@ -121,7 +121,7 @@ func (f *subscriptionFlags) object(cmd *cobra.Command) (map[string]any, error) {
 			return nil, err
 		}
 	}
-	return object, f.credentials(cmd, object)
+	return object, f.credentials(object)
 }
 
 // put sets the member to what the flag says.
@@ -184,7 +184,7 @@ func putAt(object map[string]any, member string, v any, more ...string) {
 }
 
 // credentials reads the secret and the certificate from where the flags say that they are.
-func (f *subscriptionFlags) credentials(cmd *cobra.Command, object map[string]any) error {
+func (f *subscriptionFlags) credentials(object map[string]any) error {
 	if f.certificate != "" {
 		raw, err := os.ReadFile(f.certificate)
 		if err != nil {

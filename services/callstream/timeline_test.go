@@ -171,6 +171,7 @@ func TestDoctorReadsEverySubscription(t *testing.T) {
 	require.Regexp(t, `can't be read: sub_\w+: filter: `, findings["subscriptions"].Detail)
 
 	require.NoError(t, os.Remove(filepath.Join(up.dir, history.File)))
-	findings, _ = examined(t, "--data-dir", up.dir)
+	_, err = examined(t, "--data-dir", up.dir)
+	require.Error(t, err)
 	require.NoFileExists(t, filepath.Join(up.dir, history.File), "the doctor changes nothing")
 }

@@ -236,7 +236,7 @@ func (s *Step) Patch(secrets map[string]string) map[string]any {
 // declarable is a subscription as far as a file can declare it: a tree without what callstream sets. What waits for
 // verification counts as set, it has been asked for.
 func declarable(s *subscription.Subscription, state subscription.State) (map[string]any, error) {
-	raw, err := json.Marshal(s)
+	raw, err := json.Marshal(s.Proposed())
 	if err != nil {
 		return nil, fmt.Errorf("write a subscription as JSON: %w", err)
 	}
@@ -245,11 +245,6 @@ func declarable(s *subscription.Subscription, state subscription.State) (map[str
 	var tree map[string]any
 	if err := dec.Decode(&tree); err != nil {
 		return nil, fmt.Errorf("read a subscription: %w", err)
-	}
-	for pending, member := range map[string]string{"pending_url": "/url", "pending_routes": "/request/routes", "pending_fallback_url": "/fallback_url"} {
-		if v, ok := tree[pending]; ok {
-			setAt(tree, splitPointer(member), v)
-		}
 	}
 	for _, name := range subscription.ReadOnly() {
 		delete(tree, name)
