@@ -197,3 +197,80 @@ func TestAStoredSecretGoesNowhereElse(t *testing.T) {
 		}
 	}
 }
+
+// What serves goes on with the auth that it has: that of an endpoint which waits for its verification is not its business.
+func TestAuthWaitsWithItsEndpoint(t *testing.T) {
+	s, box := sealed(t, `{"url":"https://a.example","events":["*"],"auth":{"type":"bearer","token":"a"}}`)
+	require.True(t, s.Verified(s.Unverified()))
+	sends := func(s *Subscription) string {
+		t.Helper()
+		c, err := s.Open(box, now)
+		require.NoError(t, err)
+		h := http.Header{}
+		c.Authorize(h)
+		return h.Get("Authorization")
+	}
+	change := func(doc string) {
+		t.Helper()
+		s = patch(t, s, doc)
+		require.NoError(t, s.Seal(box))
+		record, err := s.Record(1)
+		require.NoError(t, err)
+		s, err = FromRecord(record)
+		require.NoError(t, err)
+	}
+	refused := func(doc, place string) {
+		t.Helper()
+		_, err := s.Patch([]byte(doc), Rules{})
+		var faults Faults
+		require.ErrorAs(t, err, &faults, doc)
+		require.Equal(t, place, faults[0].Pointer)
+	}
+
+	change(`{"url":"https://b.example","auth":{"token":"b"}}`)
+	require.Equal(t, "Bearer a", sends(s))
+	require.Equal(t, "Bearer b", sends(s.Proposed()))
+	raw, err := json.Marshal(s)
+	require.NoError(t, err)
+	require.Contains(t, string(raw), `"pending_auth":{"type":"bearer","token":{"set":true}}`)
+	change(string(raw))
+	change(`{"name":"x","url":"https://b.example/elsewhere"}`)
+	require.Equal(t, "https://b.example/elsewhere", s.PendingURL)
+	require.Equal(t, "Bearer a", sends(s))
+	require.Equal(t, "Bearer b", sends(s.Proposed()))
+
+	// A change of auth is one of what waits, until that is in force or taken back.
+	change(`{"auth":{"token":"b2"}}`)
+	require.Equal(t, "Bearer a", sends(s))
+	require.Equal(t, "Bearer b2", sends(s.Proposed()))
+	refused(`{"url":"https://a.example","auth":{"token":{"set":true}}}`, "#/auth/token")
+	refused(`{"url":"https://c.example"}`, "#/auth/token")
+	refused(`{"request":{"routes":{"*":"https://c.example"}}}`, "#/auth/token")
+	refused(`{"pending_auth":null}`, "#/pending_auth")
+	back := s.Clone()
+	change(`{"url":"https://a.example"}`)
+	require.Nil(t, s.PendingAuth)
+	require.Equal(t, "Bearer a", sends(s))
+	require.Len(t, s.Sealed, 2)
+	s = back
+	change(`{"url":"https://a.example","auth":{"token":"a2"}}`)
+	require.Nil(t, s.PendingAuth)
+	require.Equal(t, "Bearer a2", sends(s))
+
+	change(`{"request":{"routes":{"call.*":"https://c.example"}},"auth":{"type":"basic","username":"u","password":"p"}}`)
+	require.Equal(t, "Bearer a2", sends(s))
+	require.Equal(t, "Basic dTpw", sends(s.Proposed()))
+	require.True(t, s.Verified(s.Unverified()))
+	require.Equal(t, "Basic dTpw", sends(s))
+	require.Nil(t, s.PendingAuth)
+	require.NoError(t, s.Seal(box))
+	require.Len(t, s.Sealed, 2, "the key, and the one secret")
+
+	// The fallback is sent none, so nothing waits with it.
+	change(`{"fallback_url":"https://d.example","auth":{"password":"p2"}}`)
+	require.Nil(t, s.PendingAuth)
+	require.Equal(t, "Basic dTpwMg==", sends(s))
+	// A verified fallback was never sent auth, so it is as new as any when it becomes the endpoint.
+	require.True(t, s.Verified(s.Unverified()))
+	refused(`{"url":"https://d.example/main"}`, "#/auth/password")
+}

@@ -12,7 +12,7 @@ import (
 
 // ReadOnly are the members that callstream sets.
 func ReadOnly() []string {
-	return []string{"id", "tenant", "state", "state_reason", "pending_url", "pending_routes", "pending_fallback_url", "version", "created_at", "updated_at", "secret"}
+	return []string{"id", "tenant", "state", "state_reason", "pending_url", "pending_routes", "pending_fallback_url", "pending_auth", "version", "created_at", "updated_at", "secret"}
 }
 
 // ReadOnlySigning are the members of signing that callstream sets.
@@ -69,19 +69,36 @@ func (s *Subscription) Patch(raw []byte, rules Rules) (*Subscription, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, waiting := patch["pending_url"]
-	_, waitingRoutes := patch["pending_routes"]
-	_, waitingFallback := patch["pending_fallback_url"]
+	change := changes{patch: patch, base: base, waits: map[string]bool{}}
+	for _, member := range []string{"url", "routes", "fallback_url", "auth"} {
+		_, change.waits[member] = patch[waiting+member]
+	}
+	change.waits["auth"] = change.waits["auth"] || s.PendingAuth == nil
+	pendingAuth := base["pending_auth"]
 	dec := &decoder{}
 	refuseReadOnly(dec, "", patch, base, ReadOnly())
 	refuseReadOnly(dec, "/signing", patch["signing"], base["signing"], ReadOnlySigning())
 	patchSigning(dec, base, patch)
+	auth := change.of("auth")
+	source := &s.Auth
+	if !auth {
+		delete(patch, "auth")
+	} else if s.PendingAuth != nil {
+		source, base["auth"] = s.PendingAuth, pendingAuth
+	}
 	dropOtherAuth(base, patch)
 	merged, _ := mergePatch(base, patch).(map[string]any)
 	next := decodeObject(dec, merged, rules)
 	next.Sealed = s.Clone().Sealed
+	if source == s.PendingAuth {
+		next.takeSealed("", waiting)
+	}
 	next.refuseUnknownSecrets(dec)
-	next.refuseCarriedSecrets(dec, s)
+	next.Auth.refuseUnprovenSecrets(dec, source)
+	if s.State != StatePending {
+		next.keepServing(s, change, auth)
+	}
+	next.refuseCarriedSecrets(dec, s, auth, source == s.PendingAuth)
 	if _, given := patch["activate"]; given && s.State != StatePending && next.Activate != nil {
 		dec.fault("/activate", "it has had its effect: use /activate and /pause")
 	}
@@ -95,55 +112,55 @@ func (s *Subscription) Patch(raw []byte, rules Rules) (*Subscription, error) {
 		next.Signing = s.Signing
 		next.Signing.Secret = secret
 	}
-	if s.State != StatePending {
-		// Whoever sends back what was waiting, beside what serves, has not taken it back.
-		next.keepServing(s,
-			changed(patch, base, "url", waiting), changed(patch, base, "fallback_url", waitingFallback),
-			changedRoutes(patch, base, waitingRoutes))
-	}
 	return next, nil
 }
 
-// changed says whether a patch is to change a member: it is given and, where the patch also holds what waits to take its
-// place, with another value than it has.
-func changed(patch, base map[string]any, name string, waits bool) bool {
-	v, given := patch[name]
-	return given && (!waits || !reflect.DeepEqual(v, base[name]))
+// changes are the members that a patch is to change.
+type changes struct {
+	patch, base map[string]any
+	// waits are the members of which the patch also holds what waits to take their place: who sends back an object that was
+	// read has not taken that back.
+	waits map[string]bool
 }
 
-// changedRoutes returns a function that says the same of the route of a pattern.
-func changedRoutes(patch, base map[string]any, waits bool) func(pattern string) bool {
-	request, given := patch["request"]
-	changes, _ := request.(map[string]any)
-	routes, ok := changes["routes"]
-	if given = given && (changes == nil || ok); !given {
-		return func(string) bool { return false }
+// of says whether a member is to change: it is given and, where what waits is too, with another value than it has.
+func (c changes) of(name string) bool {
+	v, given := c.patch[name]
+	return given && (!c.waits[name] || !reflect.DeepEqual(v, c.base[name]))
+}
+
+// ofRoute says the same of the route of a pattern.
+func (c changes) ofRoute(pattern string) bool {
+	routes, given := c.patch["request"]
+	if request, ok := routes.(map[string]any); ok {
+		routes, given = request["routes"]
 	}
-	of, _ := routes.(map[string]any)
-	if of == nil {
-		return func(string) bool { return true } // all of them go
+	to, ok := routes.(map[string]any)
+	if !ok {
+		return given // all of them go
 	}
-	before, _ := base["request"].(map[string]any)
-	have, _ := before["routes"].(map[string]any)
-	return func(pattern string) bool { return changed(of, have, pattern, waits) }
+	v, given := to[pattern]
+	request, _ := c.base["request"].(map[string]any)
+	before, _ := request["routes"].(map[string]any)
+	return given && (!c.waits["routes"] || !reflect.DeepEqual(v, before[pattern]))
 }
 
 // keepServing keeps what has been verified in service until what takes its place has passed too.
-func (s *Subscription) keepServing(before *Subscription, url, fallback bool, route func(pattern string) bool) {
+func (s *Subscription) keepServing(before *Subscription, change changes, auth bool) {
 	verified := origins(endpoints(before.URL, before.Request.Routes, before.FallbackURL))
-	if !url {
+	if !change.of("url") {
 		s.PendingURL = before.PendingURL
 	} else if !verified[Origin(s.URL)] {
 		s.PendingURL, s.URL = s.URL, before.URL
 	}
-	if !fallback {
+	if !change.of("fallback_url") {
 		s.PendingFallbackURL = before.PendingFallbackURL
 	} else if s.FallbackURL != "" && !verified[Origin(s.FallbackURL)] {
 		s.PendingFallbackURL, s.FallbackURL = s.FallbackURL, before.FallbackURL
 	}
 	pending := map[string]string{}
 	for pattern, to := range before.PendingRoutes {
-		if !route(pattern) {
+		if !change.ofRoute(pattern) {
 			pending[pattern] = to
 		}
 	}
@@ -161,6 +178,37 @@ func (s *Subscription) keepServing(before *Subscription, url, fallback bool, rou
 	if len(pending) > 0 {
 		s.PendingRoutes = pending
 	}
+	if !s.authWaits() {
+		return // auth is in force, whichever
+	}
+	// Auth waits with the endpoints that it was given for.
+	if auth {
+		given := s.Auth
+		s.PendingAuth = &given
+		s.takeSealed(waiting, "")
+	} else {
+		s.PendingAuth = before.Clone().PendingAuth
+	}
+	s.Auth = before.Auth
+	for field := range s.Auth.hidden() {
+		delete(s.Sealed, field)
+		if v, ok := before.Sealed[field]; ok {
+			s.Sealed[field] = v
+		}
+	}
+}
+
+// authWaits says whether an endpoint waits that is sent auth: the fallback is not.
+func (s *Subscription) authWaits() bool { return s.PendingURL != "" || len(s.PendingRoutes) > 0 }
+
+// takeSealed stores the sealed secrets of auth that stand under the names with the one prefix under those with the other.
+func (s *Subscription) takeSealed(to, from string) {
+	for field := range s.Auth.hidden() {
+		delete(s.Sealed, to+field)
+		if v, ok := s.Sealed[from+field]; ok {
+			s.Sealed[to+field] = v
+		}
+	}
 }
 
 // refuseUnknownSecrets notes a fault for each secret that is to be kept and isn't stored.
@@ -177,18 +225,46 @@ func secretPlace(field string) pointer { return pointer("/" + strings.ReplaceAll
 // refuseCarriedSecrets notes a fault for each secret that would go to an origin that it was not given for. Secrets are
 // write-only: without this, whoever may change a subscription could read them by pointing it at an endpoint of theirs. The
 // fallback is sent none, and the private key of mtls never leaves.
-func (s *Subscription) refuseCarriedSecrets(dec *decoder, before *Subscription) {
-	given := origins(append(endpoints(before.URL, before.Request.Routes, ""), endpoints(before.PendingURL, before.PendingRoutes, "")...))
-	elsewhere := slices.ContainsFunc(endpoints(s.URL, s.Request.Routes, ""), func(u string) bool { return !given[Origin(u)] })
-	newTokens := before.Auth.TokenURL != "" && Origin(s.Auth.TokenURL) != Origin(before.Auth.TokenURL)
-	for field, h := range s.hidden() {
-		switch {
-		case !h.set || h.plain != "" || field == FieldSigning || field == FieldPrivateKey:
-		case elsewhere || newTokens && field == FieldClientSecret:
-			dec.fault(secretPlace(field), "send it again: a secret that is stored doesn't go to another origin by itself")
+//
+// given says that the patch brought auth, which was merged into what waited if fromPending.
+func (s *Subscription) refuseCarriedSecrets(dec *decoder, before *Subscription, given, fromPending bool) {
+	serving, proposed := before.authenticated(), before.Proposed().authenticated()
+	check := func(auth *Auth, pending bool, targets []string) {
+		known := origins(serving)
+		if pending {
+			known = origins(proposed)
+		} else if before.PendingAuth == nil {
+			known = origins(append(serving, proposed...))
+		}
+		if !slices.ContainsFunc(targets, func(u string) bool { return !known[Origin(u)] }) {
+			return
+		}
+		for field, h := range auth.hidden() {
+			if h.set && h.plain == "" && field != FieldPrivateKey {
+				dec.fault(secretPlace(field), sendAgain)
+			}
 		}
 	}
-	if s.Auth.PrivateKey.set && s.Auth.PrivateKey.plain == "" && s.Auth.Certificate != before.Auth.Certificate {
+	if !s.authWaits() {
+		check(&s.Auth, given && fromPending, s.authenticated())
+		return
+	}
+	check(&s.Auth, false, s.authenticated())
+	next := s.Proposed()
+	check(&next.Auth, given && fromPending || !given && before.PendingAuth != nil, next.authenticated())
+}
+
+const sendAgain = "send it again: a secret that is stored doesn't go to another origin by itself"
+
+// authenticated are the endpoints that are sent auth.
+func (s *Subscription) authenticated() []string { return endpoints(s.URL, s.Request.Routes, "") }
+
+// refuseUnprovenSecrets notes a fault for a secret that is kept while what it goes with changes.
+func (a *Auth) refuseUnprovenSecrets(dec *decoder, before *Auth) {
+	if a.ClientSecret.set && a.ClientSecret.plain == "" && Origin(a.TokenURL) != Origin(before.TokenURL) {
+		dec.fault(secretPlace(FieldClientSecret), sendAgain)
+	}
+	if a.PrivateKey.set && a.PrivateKey.plain == "" && a.Certificate != before.Certificate {
 		dec.fault(secretPlace(FieldPrivateKey), "send it with the new certificate, so that the two can be checked against each other")
 	}
 }

@@ -3,6 +3,7 @@ package subscription
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"github.com/callstream/callstream/pkg/secret"
 )
@@ -79,15 +80,25 @@ func (h *Hidden) decode(dec *decoder, at pointer, v any) {
 	dec.fault(at, `want the secret as a string, or {"set": true} to keep it`)
 }
 
-// hidden are the secret members by their sealed name.
+// waiting begins the names under which the secrets of PendingAuth are stored. They are sealed under the names that they
+// will have, because nobody can seal them anew when the endpoint passes.
+const waiting = "pending_"
+
+// hidden are the secret members by the name that they are stored under.
 func (s *Subscription) hidden() map[string]*Hidden {
+	hidden := s.Auth.hidden()
+	if s.PendingAuth != nil {
+		for field, h := range s.PendingAuth.hidden() {
+			hidden[waiting+field] = h
+		}
+	}
+	hidden[FieldSigning] = &s.Signing.Secret
+	return hidden
+}
+
+func (a *Auth) hidden() map[string]*Hidden {
 	return map[string]*Hidden{
-		FieldSigning:      &s.Signing.Secret,
-		FieldToken:        &s.Auth.Token,
-		FieldPassword:     &s.Auth.Password,
-		FieldValue:        &s.Auth.Value,
-		FieldClientSecret: &s.Auth.ClientSecret,
-		FieldPrivateKey:   &s.Auth.PrivateKey,
+		FieldToken: &a.Token, FieldPassword: &a.Password, FieldValue: &a.Value, FieldClientSecret: &a.ClientSecret, FieldPrivateKey: &a.PrivateKey,
 	}
 }
 
@@ -105,7 +116,7 @@ func (s *Subscription) Seal(box *secret.Box) error {
 	for field, h := range s.hidden() {
 		switch {
 		case h.plain != "":
-			v, err := box.Seal([]byte(h.plain), s.Tenant, s.ID, field)
+			v, err := box.Seal([]byte(h.plain), s.Tenant, s.ID, strings.TrimPrefix(field, waiting))
 			if err != nil {
 				return fmt.Errorf("seal %s: %w", field, err)
 			}

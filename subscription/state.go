@@ -72,6 +72,28 @@ func (s *Subscription) Verified(urls []string) bool {
 			return false
 		}
 	}
+	s.putInForce()
+	switch s.State {
+	case StatePending:
+		s.State = StateActive
+		if s.Activate != nil && !*s.Activate {
+			s.State = StatePaused
+		}
+		s.Activate = nil // it has had its effect
+	case StateDisabled:
+		s.State, s.StateReason = StateActive, ""
+	}
+	return true
+}
+
+// Proposed returns a copy of s with everything in force that waits: what its endpoints are verified with.
+func (s *Subscription) Proposed() *Subscription {
+	c := s.Clone()
+	c.putInForce()
+	return c
+}
+
+func (s *Subscription) putInForce() {
 	if s.PendingURL != "" {
 		s.URL, s.PendingURL = s.PendingURL, ""
 	}
@@ -86,17 +108,16 @@ func (s *Subscription) Verified(urls []string) bool {
 	if s.PendingFallbackURL != "" {
 		s.FallbackURL, s.PendingFallbackURL = s.PendingFallbackURL, ""
 	}
-	switch s.State {
-	case StatePending:
-		s.State = StateActive
-		if s.Activate != nil && !*s.Activate {
-			s.State = StatePaused
+	if s.PendingAuth != nil {
+		for field := range s.Auth.hidden() {
+			delete(s.Sealed, field)
+			if v, ok := s.Sealed[waiting+field]; ok {
+				s.Sealed[field] = v
+				delete(s.Sealed, waiting+field)
+			}
 		}
-		s.Activate = nil // it has had its effect
-	case StateDisabled:
-		s.State, s.StateReason = StateActive, ""
+		s.Auth, s.PendingAuth = *s.PendingAuth, nil
 	}
-	return true
 }
 
 // endpoints are the absolute URLs among those given, in a fixed order.

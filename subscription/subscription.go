@@ -21,32 +21,35 @@ type Subscription struct {
 	PendingURL         string            `json:"pending_url,omitempty" doc:"takes the place of url when it passes verification"`
 	PendingRoutes      map[string]string `json:"pending_routes,omitempty" doc:"take the place of request.routes when they pass verification"`
 	PendingFallbackURL string            `json:"pending_fallback_url,omitempty" doc:"takes the place of fallback_url when it passes verification"`
-	State              State             `json:"state" enum:"pending,active,paused,disabled" doc:"deliveries go out while it is active"`
-	StateReason        string            `json:"state_reason,omitempty" doc:"why the system disabled it"`
-	Activate           *bool             `json:"activate,omitempty" doc:"false leaves it paused when it has been verified"`
-	Events             []string          `json:"events" maxItems:"100" doc:"exact types, families (call.*) or *"`
-	Agents             []string          `json:"agents" maxItems:"1000" doc:"only events of these agents; empty for all events"`
-	Filter             string            `json:"filter,omitempty" doc:"CEL over event: event.data.disposition == 'qualified'; empty matches everything"`
-	Frequency          *Frequency        `json:"frequency,omitempty" doc:"at most so many events in a time"`
-	Payload            Payload           `json:"payload" doc:"what a body is made of"`
-	Request            Request           `json:"request" doc:"how a delivery is sent"`
-	Auth               Auth              `json:"auth" doc:"how callstream authenticates at the endpoint"`
-	Signing            Signing           `json:"signing" doc:"how deliveries are signed"`
-	Verification       Verification      `json:"verification" enum:"challenge,options,ack,manual" doc:"how the endpoint shows that it wants the events (challenge); ack and manual are for admins"`
-	RateLimit          *RateLimit        `json:"rate_limit,omitempty" doc:"requests a second"`
-	MaxInFlight        int               `json:"max_in_flight" minimum:"1" maximum:"1000" doc:"requests at the same time (32)"`
-	Spread             int               `json:"spread" minimum:"1" maximum:"64" doc:"partitions that its deliveries are spread over (1)"`
-	Batch              *Batch            `json:"batch,omitempty" doc:"several events in one request"`
-	Retry              Retry             `json:"retry" doc:"when and how often a delivery is attempted again"`
-	TTL                TTL               `json:"ttl,omitzero" doc:"how long after its acceptance an event is worth sending"`
-	FallbackURL        string            `json:"fallback_url,omitempty" maxLength:"2048" doc:"gets what the endpoint could not be given"`
-	Ordering           string            `json:"ordering" enum:"none,per_call" doc:"per_call sends the events of a call one after the other (none)"`
-	CaptureResponse    bool              `json:"capture_response,omitempty" doc:"keeps the endpoint's answers for who asks for the call's"`
-	Position           int               `json:"position,omitempty" minimum:"-1000000" maximum:"1000000" doc:"its place in the list that people see"`
-	Lane               string            `json:"lane" pattern:"^[a-z0-9][a-z0-9-]{0,31}$" doc:"the delivery lane (standard)"`
-	Version            int64             `json:"version" doc:"grows by one with every change, whoever makes it"`
-	CreatedAt          time.Time         `json:"created_at,omitzero" doc:"when it was created"`
-	UpdatedAt          time.Time         `json:"updated_at,omitzero" doc:"when it was changed last"`
+	// PendingAuth was given with PendingURL or PendingRoutes, or while they waited, and takes the place of Auth with them:
+	// what serves is not to see it. Nil: Auth is for them as well.
+	PendingAuth     *Auth        `json:"pending_auth,omitempty" doc:"takes the place of auth when what waits passes verification"`
+	State           State        `json:"state" enum:"pending,active,paused,disabled" doc:"deliveries go out while it is active"`
+	StateReason     string       `json:"state_reason,omitempty" doc:"why the system disabled it"`
+	Activate        *bool        `json:"activate,omitempty" doc:"false leaves it paused when it has been verified"`
+	Events          []string     `json:"events" maxItems:"100" doc:"exact types, families (call.*) or *"`
+	Agents          []string     `json:"agents" maxItems:"1000" doc:"only events of these agents; empty for all events"`
+	Filter          string       `json:"filter,omitempty" doc:"CEL over event: event.data.disposition == 'qualified'; empty matches everything"`
+	Frequency       *Frequency   `json:"frequency,omitempty" doc:"at most so many events in a time"`
+	Payload         Payload      `json:"payload" doc:"what a body is made of"`
+	Request         Request      `json:"request" doc:"how a delivery is sent"`
+	Auth            Auth         `json:"auth" doc:"how callstream authenticates at the endpoint"`
+	Signing         Signing      `json:"signing" doc:"how deliveries are signed"`
+	Verification    Verification `json:"verification" enum:"challenge,options,ack,manual" doc:"how the endpoint shows that it wants the events (challenge); ack and manual are for admins"`
+	RateLimit       *RateLimit   `json:"rate_limit,omitempty" doc:"requests a second"`
+	MaxInFlight     int          `json:"max_in_flight" minimum:"1" maximum:"1000" doc:"requests at the same time (32)"`
+	Spread          int          `json:"spread" minimum:"1" maximum:"64" doc:"partitions that its deliveries are spread over (1)"`
+	Batch           *Batch       `json:"batch,omitempty" doc:"several events in one request"`
+	Retry           Retry        `json:"retry" doc:"when and how often a delivery is attempted again"`
+	TTL             TTL          `json:"ttl,omitzero" doc:"how long after its acceptance an event is worth sending"`
+	FallbackURL     string       `json:"fallback_url,omitempty" maxLength:"2048" doc:"gets what the endpoint could not be given"`
+	Ordering        string       `json:"ordering" enum:"none,per_call" doc:"per_call sends the events of a call one after the other (none)"`
+	CaptureResponse bool         `json:"capture_response,omitempty" doc:"keeps the endpoint's answers for who asks for the call's"`
+	Position        int          `json:"position,omitempty" minimum:"-1000000" maximum:"1000000" doc:"its place in the list that people see"`
+	Lane            string       `json:"lane" pattern:"^[a-z0-9][a-z0-9-]{0,31}$" doc:"the delivery lane (standard)"`
+	Version         int64        `json:"version" doc:"grows by one with every change, whoever makes it"`
+	CreatedAt       time.Time    `json:"created_at,omitzero" doc:"when it was created"`
+	UpdatedAt       time.Time    `json:"updated_at,omitzero" doc:"when it was changed last"`
 
 	// Sealed are the secrets, by field name (FieldSigning, …), as secret.Box sealed them. They travel beside the
 	// object, never in it.
@@ -170,6 +173,10 @@ func (s *Subscription) Clone() *Subscription {
 	c.Events = append([]string{}, s.Events...)
 	c.Agents = append([]string{}, s.Agents...)
 	c.Request.Routes, c.PendingRoutes = maps.Clone(s.Request.Routes), maps.Clone(s.PendingRoutes)
+	if s.PendingAuth != nil {
+		auth := *s.PendingAuth
+		c.PendingAuth = &auth
+	}
 	c.Sealed = make(map[string]string, len(s.Sealed))
 	maps.Copy(c.Sealed, s.Sealed)
 	return &c

@@ -244,10 +244,13 @@ func (s *Service) ask(ctx context.Context, sub *subscription.Subscription, url s
 	return answer, nil
 }
 
-// targetAt is where a subscription's requests to a URL go. A fallback gets no credentials of the primary: they are not
-// its business.
+// targetAt is where a subscription's requests to a URL go, which may wait for its verification, and then with the auth that
+// waits beside it. A fallback gets no credentials of the primary: they are not its business.
 func (s *Service) targetAt(sub *subscription.Subscription, url string) (*outbound.Target, error) {
-	if url == sub.FallbackURL || url == sub.PendingFallbackURL {
+	if url != sub.URL { // that one is asked again as it serves
+		sub = sub.Proposed()
+	}
+	if url == sub.FallbackURL {
 		sub = sub.Clone()
 		sub.Auth = subscription.Auth{Type: subscription.AuthNone}
 	}
