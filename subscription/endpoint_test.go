@@ -2,6 +2,9 @@ package subscription
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -132,16 +135,27 @@ func TestWhatIsAskedInOtherStates(t *testing.T) {
 	require.Equal(t, StateActive, s.State)
 }
 
-// Whatever is patched, nothing is ever sent to an origin that has not passed verification.
+// S0-21: whatever is patched, nothing is ever sent to an origin that has not passed verification, and no secret to one that
+// it was not given for.
 func TestNoPatchReachesAnUnverifiedOrigin(t *testing.T) {
 	outer := t
 	rapid.Check(t, func(t *rapid.T) {
-		s, _ := sealed(outer, minimal)
-		passed := map[string]bool{Origin(s.URL): true}
+		s, box := sealed(outer, with(`"auth":{"type":"bearer","token":"t0"}`))
 		s.Verified(s.Unverified())
-		url := rapid.SampledFrom([]string{"https://a.example/x", "https://b.example", "https://c.example", "https://crm.example.com/y"})
+		passed := map[string]bool{Origin(s.URL): true}
+		given := map[string]map[string]bool{"t0": {Origin(s.URL): true}} // by secret
+		token := func(s *Subscription) string {
+			c, err := s.Open(box, now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			h := http.Header{}
+			c.Authorize(h)
+			return strings.TrimPrefix(h.Get("Authorization"), "Bearer ")
+		}
+		url := rapid.SampledFrom([]string{"https://a.example/x", "https://b.example", "https://c.example", "https://x.example/y"})
 		pattern := rapid.SampledFrom([]string{"call.*", "call.ended", "*", "sms.sent"})
-		for range rapid.IntRange(1, 8).Draw(t, "steps") {
+		for step := range rapid.IntRange(1, 10).Draw(t, "steps") {
 			doc := map[string]any{}
 			if rapid.Bool().Draw(t, "url") {
 				doc["url"] = url.Draw(t, "new url")
@@ -153,18 +167,38 @@ func TestNoPatchReachesAnUnverifiedOrigin(t *testing.T) {
 				doc["fallback_url"] = nil
 			}
 			routes := map[string]any{}
-			for range rapid.IntRange(0, 3).Draw(t, "routes") {
+			for range rapid.IntRange(0, 2).Draw(t, "routes") {
 				routes[pattern.Draw(t, "pattern")] = rapid.SampledFrom([]any{nil, "/path", url.Draw(t, "route")}).Draw(t, "to")
 			}
 			doc["request"] = map[string]any{"routes": routes}
+			fresh := ""
+			switch rapid.IntRange(0, 2).Draw(t, "auth") {
+			case 0:
+				fresh = fmt.Sprint("t", step+1)
+				doc["auth"] = map[string]any{"token": fresh}
+			case 1:
+				doc["auth"] = map[string]any{"token": map[string]any{"set": true}}
+			}
 			raw, err := json.Marshal(doc)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if s, err = s.Patch(raw, Rules{}); err != nil {
+			next, err := s.Patch(raw, Rules{})
+			var faults Faults
+			if errors.As(err, &faults) && len(faults) == 1 && faults[0].Pointer == "#/auth/token" && fresh == "" {
+				continue
+			}
+			if err != nil {
 				t.Fatal(err)
 			}
-			if rapid.Bool().Draw(t, "verify") {
+			s = next
+			if err := s.Seal(box); err != nil {
+				t.Fatal(err)
+			}
+			if fresh != "" {
+				given[fresh] = origins(s.Proposed().authenticated())
+			}
+			if rapid.IntRange(0, 2).Draw(t, "verify") == 0 {
 				asked := s.Unverified()
 				for _, u := range asked {
 					passed[Origin(u)] = true
@@ -174,11 +208,21 @@ func TestNoPatchReachesAnUnverifiedOrigin(t *testing.T) {
 				}
 			}
 			targets := []string{s.URL}
-			if s.FallbackURL != "" {
-				targets = append(targets, s.FallbackURL)
-			}
 			for _, typ := range catalog.Types() {
 				targets = append(targets, s.RouteFor(typ.Name))
+			}
+			for _, target := range targets {
+				if !given[token(s)][Origin(target)] {
+					t.Fatalf("%s is sent %s, which was given for %v", target, token(s), given[token(s)])
+				}
+			}
+			for _, target := range s.Proposed().authenticated() {
+				if secret := token(s.Proposed()); !given[secret][Origin(target)] {
+					t.Fatalf("%s will be sent %s, which was given for %v", target, secret, given[secret])
+				}
+			}
+			if s.FallbackURL != "" {
+				targets = append(targets, s.FallbackURL)
 			}
 			for _, target := range targets {
 				if !passed[Origin(target)] {
