@@ -118,12 +118,7 @@ func (b *batch) seen(ctx context.Context, codec Codec, r *kgo.Record) error {
 	if e.ID == "" {
 		e.ID = event.PlaceID(r.Topic, r.Partition, r.Offset)
 	}
-	if e.Time.IsZero() {
-		e.Time = r.Timestamp
-	}
-	if e.IngestedAt.IsZero() {
-		e.IngestedAt = r.Timestamp
-	}
+	e.Time, e.IngestedAt = or(e.Time, r.Timestamp), or(e.IngestedAt, r.Timestamp)
 	b.event(Event{Tenant: e.Tenant, ID: e.ID, Source: e.Source, Type: e.Type, CallID: e.CallID, Time: e.Time.UTC(), AcceptedAt: e.IngestedAt.UTC(),
 		Place: kafka.Place{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset}, grade: gradeSeen})
 	return nil
@@ -138,13 +133,13 @@ func (b *batch) decision(ctx context.Context, codec Codec, r *kgo.Record) error 
 		return errUseless
 	}
 	at := kafka.Place{Topic: name(d.EventTopic), Partition: d.EventPartition, Offset: d.EventOffset}
-	b.event(Event{Tenant: d.Tenant, ID: d.EventID, Source: d.Source, Type: d.EventType, CallID: d.CallID, Time: d.EventTime, AcceptedAt: d.AcceptedAt,
+	b.event(Event{Tenant: d.Tenant, ID: d.EventID, Source: d.Source, Type: d.EventType, CallID: d.CallID, Time: d.EventTime, AcceptedAt: or(d.AcceptedAt, d.DecidedAt),
 		Place: at, grade: gradeDecided})
 	for i := range d.Decisions {
 		one := &d.Decisions[i]
 		row := Delivery{
 			ID: one.DeliveryID, Tenant: d.Tenant, SubscriptionID: one.SubscriptionID, EventID: d.EventID, Source: d.Source, Type: d.EventType, CallID: d.CallID,
-			CreatedAt: d.AcceptedAt, UpdatedAt: d.DecidedAt,
+			CreatedAt: or(d.AcceptedAt, d.DecidedAt), UpdatedAt: d.DecidedAt,
 			State: one.Outcome, Reason: one.Reason, Detail: one.Detail, SubscriptionVersion: one.SubscriptionVersion, ReplayID: d.ReplayID,
 			kind: kindDecision, stateAt: d.DecidedAt,
 		}
@@ -169,7 +164,7 @@ func (b *batch) attempt(ctx context.Context, codec Codec, r *kgo.Record) error {
 	}
 	row := Delivery{
 		ID: a.DeliveryID, Tenant: a.Tenant, SubscriptionID: a.SubscriptionID, EventID: a.EventID, Source: a.Source, Type: a.EventType, CallID: a.CallID,
-		CreatedAt: a.AcceptedAt, UpdatedAt: a.StartedAt.Add(time.Duration(a.DurationMicros) * time.Microsecond),
+		CreatedAt: or(a.AcceptedAt, a.StartedAt), UpdatedAt: a.StartedAt.Add(time.Duration(a.DurationMicros) * time.Microsecond),
 		State: a.Outcome, Reason: a.Reason, SubscriptionVersion: a.SubscriptionVersion, NextAttemptAt: a.NextAttemptAt, ReplayID: a.ReplayID,
 		kind: kindAttempt, stateAt: a.StartedAt,
 		Attempts: []Attempt{{Partition: r.Partition, Offset: r.Offset, Number: a.Attempt, StartedAt: a.StartedAt}},
@@ -216,6 +211,14 @@ func (b *batch) deadLetter(ctx context.Context, codec Codec, r *kgo.Record) erro
 	}
 	b.event(e)
 	return nil
+}
+
+// or is a time, or another where that is not known: a row without one would be too old to be kept.
+func or(t, other time.Time) time.Time {
+	if t.IsZero() {
+		return other
+	}
+	return t
 }
 
 // replayOf finds the replay that a dead delivery belonged to, in the record that the letter holds.
