@@ -116,8 +116,10 @@ func TestEveryOperationIsGuarded(t *testing.T) {
 	before := state()
 	feed := len(h.subscriptions())
 	scoped := 0
-	for path, methods := range h.document().Paths {
-		for method, op := range methods {
+	paths := h.document().Paths
+	for _, path := range slices.Sorted(maps.Keys(paths)) {
+		for _, method := range slices.Sorted(maps.Keys(paths[path])) { // get before put
+			op := paths[path][method]
 			method = strings.ToUpper(method)
 			what := method + " " + path
 			require.NotEmpty(t, op.Summary, what)

@@ -250,7 +250,7 @@ func (s *Service) targetAt(sub *subscription.Subscription, url string) (*outboun
 	if url != sub.URL { // that one is asked again as it serves
 		sub = sub.Proposed()
 	}
-	if url == sub.FallbackURL {
+	if url == sub.FallbackURL && url != sub.URL {
 		sub = sub.Clone()
 		sub.Auth = subscription.Auth{Type: subscription.AuthNone}
 	}
@@ -271,6 +271,8 @@ func unanswered(err error) error {
 		egress.ClassTLS:     "its TLS certificate or handshake is not valid",
 		egress.ClassTimeout: "it did not answer in time",
 		egress.ClassInvalid: "the URL can't be asked",
+		// Its text is made of a status and the standard's codes, of nothing else that was answered.
+		outbound.ClassOAuth2: "no access token was to be had: " + err.Error(),
 	}[class]
 	if detail == "" {
 		detail = "the request failed (" + string(class) + ")"
