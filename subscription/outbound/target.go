@@ -101,7 +101,7 @@ func (t *Target) At(raw string) (*Target, error) {
 		sender: t.sender, sub: t.sub, credentials: t.credentials, timeout: t.timeout, client: t.client, own: t.own, tokens: t.tokens,
 		secrets: t.secrets, endpoint: to, fixed: true,
 	}
-	if raw != t.sub.URL && (raw == t.sub.FallbackURL || raw == t.sub.PendingFallbackURL) {
+	if raw != t.sub.URL && raw != t.sub.PendingURL && (raw == t.sub.FallbackURL || raw == t.sub.PendingFallbackURL) {
 		at.fallback, at.client, at.own, at.tokens = true, t.sender.client, false, nil
 	}
 	at.prepare()
