@@ -22,10 +22,10 @@ type expression struct {
 	re *regexp.Regexp
 	// needs are bytes of which every match holds one; nil where there is no such set. Most values have none of them, and
 	// are passed over without a search.
-	needs   *byteSet
-	size    int      // in instructions
-	longest int      // length of the longest match, in bytes; -1 where there is none
-	eats    *byteSet // the bytes that a match can hold
+	needs             *byteSet
+	size              int      // in instructions
+	shortest, longest int      // lengths of matches, in bytes
+	eats              *byteSet // the bytes that a match can hold
 }
 
 // addExpression adds "/expression/".
@@ -56,7 +56,9 @@ func (p *patterns) addExpression(entry string) (detail string) {
 	if p.instructions += len(program.Inst); p.instructions > maxInstructions {
 		return "makes the expressions too expensive together; repetitions such as {1,500} count in full"
 	}
-	p.expressions = append(p.expressions, &expression{re: re, needs: needed(parsed), size: len(program.Inst), longest: longest(parsed), eats: eaten(&byteSet{}, parsed)})
+	x := &expression{re: re, needs: needed(parsed), size: len(program.Inst), eats: eaten(&byteSet{}, parsed)}
+	x.shortest, x.longest = lengths(parsed)
+	p.expressions = append(p.expressions, x)
 	return ""
 }
 
@@ -87,12 +89,12 @@ func (x *expression) find(spans []span, text string, left *int) ([]span, bool) {
 
 // reach returns how far a match in the text can go at most.
 func (x *expression) reach(text string) int {
-	if x.longest >= 0 && x.longest < len(text) {
+	if x.longest < len(text) {
 		return x.longest
 	}
 	most, n := 0, 0
 	for i := range len(text) {
-		if n++; !x.eats.has(text[i]) {
+		if n++; !x.eats.in[text[i]] {
 			n = 0
 		}
 		most = max(most, n)
@@ -101,11 +103,11 @@ func (x *expression) reach(text string) int {
 }
 
 func (x *expression) possible(text string) bool {
-	if x.needs == nil {
-		return true
+	if x.needs == nil || len(text) < x.shortest {
+		return len(text) >= x.shortest
 	}
 	for i := range len(text) {
-		if x.needs.has(text[i]) {
+		if x.needs.in[text[i]] {
 			return true
 		}
 	}
@@ -114,29 +116,21 @@ func (x *expression) possible(text string) bool {
 
 // byteSet is a set of bytes. Bytes beyond ASCII are in it or out of it together.
 type byteSet struct {
-	bits [2]uint64
-	wide bool
+	in   [256]bool
 	size int
-}
-
-func (s *byteSet) has(c byte) bool {
-	if c >= 0x80 {
-		return s.wide
-	}
-	return s.bits[c/64]&(1<<(c%64)) != 0
 }
 
 // add adds the runes from lo to hi as the bytes of their UTF-8.
 func (s *byteSet) add(lo, hi rune) {
-	for r := lo; r <= hi && r < 0x80; r++ {
-		if !s.has(byte(r)) {
-			s.bits[r/64] |= 1 << (r % 64)
+	if hi >= utf8.RuneSelf {
+		hi = 0xff
+		lo = min(lo, utf8.RuneSelf)
+	}
+	for c := lo; c <= hi; c++ {
+		if !s.in[c] {
+			s.in[c] = true
 			s.size++
 		}
-	}
-	if hi >= 0x80 && !s.wide {
-		s.wide = true
-		s.size += 128
 	}
 }
 
@@ -164,13 +158,10 @@ func needed(re *syntax.Regexp) *byteSet {
 			if s == nil {
 				return nil
 			}
-			for c := range rune(0x80) {
-				if s.has(byte(c)) {
-					all.add(c, c)
+			for c, in := range s.in {
+				if in {
+					all.add(rune(c), rune(c))
 				}
-			}
-			if s.wide {
-				all.add(0x80, 0x80)
 			}
 		}
 		return all
@@ -204,26 +195,35 @@ func eaten(s *byteSet, re *syntax.Regexp) *byteSet {
 	return s
 }
 
-// longest returns the length of the longest match of a simplified expression, in bytes, -1 where there is none.
-func longest(re *syntax.Regexp) int {
+// endless is the length of matches that have no longest.
+const endless = 1 << 30
+
+// lengths returns the lengths of the shortest and the longest match of a simplified expression, in bytes.
+func lengths(re *syntax.Regexp) (shortest, longest int) {
 	switch re.Op {
 	case syntax.OpLiteral:
-		return utf8.UTFMax * len(re.Rune)
+		return len(re.Rune), utf8.UTFMax * len(re.Rune)
 	case syntax.OpCharClass, syntax.OpAnyChar, syntax.OpAnyCharNotNL:
-		return utf8.UTFMax
-	case syntax.OpStar, syntax.OpPlus:
-		return -1
-	}
-	sum, most := 0, 0
-	for _, sub := range re.Sub {
-		n := longest(sub)
-		if n < 0 {
-			return -1
+		return 1, utf8.UTFMax
+	case syntax.OpStar:
+		return 0, endless
+	case syntax.OpPlus:
+		shortest, _ = lengths(re.Sub[0])
+		return shortest, endless
+	case syntax.OpQuest:
+		_, longest = lengths(re.Sub[0])
+		return 0, longest
+	case syntax.OpAlternate:
+		shortest = endless
+		for _, sub := range re.Sub {
+			low, high := lengths(sub)
+			shortest, longest = min(shortest, low), max(longest, high)
 		}
-		sum, most = sum+n, max(most, n)
+		return shortest, longest
 	}
-	if re.Op == syntax.OpAlternate {
-		return most
+	for _, sub := range re.Sub {
+		low, high := lengths(sub)
+		shortest, longest = shortest+low, min(longest+high, endless)
 	}
-	return sum
+	return shortest, longest
 }

@@ -1,6 +1,7 @@
 package scope
 
 import (
+	"regexp/syntax"
 	"strings"
 	"testing"
 
@@ -218,6 +219,17 @@ func TestExpressionsHaveABudget(t *testing.T) {
 	assert.True(t, p.Number("n", strings.Repeat("7", 4<<10), true))
 }
 
+func TestLengthsOfMatches(t *testing.T) {
+	for pattern, want := range map[string][2]int{
+		`abc`: {3, 12}, `a|bcd`: {1, 12}, `a?b`: {1, 8}, `a+b`: {2, endless}, `(a*|b)c`: {1, endless}, `\ba{3}$`: {3, 12}, `[x-z]{2,4}.`: {3, 20}, `(?:)|ab`: {0, 8},
+	} {
+		parsed, err := syntax.Parse(pattern, syntax.Perl)
+		require.NoError(t, err)
+		shortest, longest := lengths(parsed.Simplify())
+		assert.Equal(t, want, [2]int{shortest, longest}, pattern)
+	}
+}
+
 // The quick test before a search never says no where the expression would have matched.
 func TestNeededBytes(t *testing.T) {
 	for pattern, c := range map[string]struct{ needs, lacks string }{
@@ -232,8 +244,9 @@ func TestNeededBytes(t *testing.T) {
 		`(?:\d{3}-){2}\d`: {"-", "12"},
 	} {
 		x := compiled(t, "/"+pattern+"/").expressions[0]
-		assert.True(t, x.possible(c.needs), pattern)
-		assert.False(t, x.possible(c.lacks), pattern)
+		assert.True(t, x.possible(strings.Repeat(c.needs, 20)), pattern)
+		assert.False(t, x.possible(strings.Repeat(c.lacks, 20)), pattern)
+		assert.False(t, x.possible(""), pattern)
 	}
 	for _, pattern := range []string{`.+`, `a|.`, `(?s).`} {
 		assert.True(t, compiled(t, "/"+pattern+"/").expressions[0].possible("q"), pattern)

@@ -139,6 +139,13 @@ func TestRedactionByClass(t *testing.T) {
 	}
 }
 
+// S0-27, S1-06: the rules meet: what is left of a field that is hidden is hidden.
+func TestRedactionOfWhatIsLeft(t *testing.T) {
+	const members = `"data":{"fields":{"a":{"b":1,"c":2},"d":3}}`
+	assert.Equal(t, `"data":{"fields":{"a":{"c":"[redacted]"},"d":"[redacted]"}}`, apply(t, scope.Rules{Redact: []string{"speech"}, Exclude: []string{"data.fields.a.b"}}, members))
+	assert.Equal(t, `"data":{"fields":{"a":{"b":"[redacted]"}}}`, apply(t, scope.Rules{Redact: []string{"speech"}, Include: []string{"data.fields.a.b"}}, members))
+}
+
 // S0-27: a field that the catalogue declares is hidden also where it came with another type, or as a path in a name.
 func TestRedactionOfDeclaredPathsOutOfPlace(t *testing.T) {
 	assert.Equal(t, `"data":{"caller.name":"[redacted]"}`, apply(t, scope.Rules{Redact: []string{"name"}}, `"data":{"caller.name":"Ann"}`))
