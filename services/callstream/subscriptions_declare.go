@@ -185,7 +185,7 @@ someone else has changed in the meantime is left as it is. What fails stops noth
 			if err != nil {
 				return err
 			}
-			a := &applier{api: c, plan: plan, verify: flags.options.Verify, json: out.json, out: cmd.OutOrStdout()}
+			a := &applier{api: c, plan: plan, outcomes: []*outcome{}, verify: flags.options.Verify, json: out.json, out: cmd.OutOrStdout()}
 			if err := a.open(secretsOut); err != nil {
 				return err
 			}
