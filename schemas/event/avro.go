@@ -141,7 +141,20 @@ func (r *reader) optionalTime() time.Time {
 
 // readEvent reads a body that was written with the schema of the table. It refuses what could not be told in JSON.
 func readEvent(t *table, body []byte) (*Event, error) {
-	e := &Event{table: t}
+	e := &Event{}
+	if err := e.read(t, body); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// read is readEvent into an event whose memory is used again.
+func (e *Event) read(t *table, body []byte) error {
+	values := e.values[:0]
+	if cap(values) < usualFields {
+		values = make([]value, 0, usualFields)
+	}
+	*e = Event{table: t, values: values}
 	r := reader{b: body, text: string(body)}
 	e.readIdentity(&r)
 	if r.some() {
@@ -169,7 +182,7 @@ func readEvent(t *table, body []byte) (*Event, error) {
 			}
 			e.Attributes = append(e.Attributes, Attribute{name, value})
 			if r.err != nil {
-				return nil, r.err
+				return r.err
 			}
 		}
 	}
@@ -177,7 +190,6 @@ func readEvent(t *table, body []byte) (*Event, error) {
 	if r.some() {
 		extraJSON = r.string()
 	}
-	e.values = make([]value, 0, usualFields)
 	for f := range t.fields {
 		kind := t.fields[f].Kind
 		if kind == KindStrings {
@@ -215,23 +227,23 @@ func readEvent(t *table, body []byte) (*Event, error) {
 			}
 		}
 		if r.err != nil {
-			return nil, r.err
+			return r.err
 		}
 	}
 	if err := r.done(); err != nil {
-		return nil, err
+		return err
 	}
 	if extraJSON != "" {
 		if err := e.readExtraJSON(extraJSON); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	for _, moment := range [...]time.Time{e.Time, e.IngestedAt} {
 		if y := moment.Year(); (y < 0 || y > 9999) && e.timeText == "" {
-			return nil, poison("a time in the year %d", y)
+			return poison("a time in the year %d", y)
 		}
 	}
-	return e, nil
+	return nil
 }
 
 // isObject reports whether text is a JSON object that Parse would take.

@@ -200,15 +200,25 @@ func (c *Codec) Encode(ctx context.Context, dst []byte, r Record) ([]byte, error
 // DecodeEvent reads a record value of an event topic. Its error wraps ErrPoison where no retry can help and ErrRegistry
 // where one can. It copies what it needs of value. What the catalogue asks beyond the schema is left to Check.
 func (c *Codec) DecodeEvent(ctx context.Context, topic string, value []byte) (*Event, error) {
+	e := &Event{}
+	if err := c.DecodeEventInto(ctx, e, topic, value); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// DecodeEventInto is DecodeEvent into an event that nobody needs any more: its memory is used again. After an error e is
+// good for nothing else.
+func (c *Codec) DecodeEventInto(ctx context.Context, e *Event, topic string, value []byte) error {
 	t := tableOfTopic(topic)
 	if t == nil {
-		return nil, fmt.Errorf("%s isn't an event topic", topic)
+		return fmt.Errorf("%s isn't an event topic", topic)
 	}
 	body, err := c.body(ctx, t.schema, value)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return readEvent(t, body)
+	return e.read(t, body)
 }
 
 // PeekIdentity reads only what identifies an event: cheap where the record was written with our own schema.

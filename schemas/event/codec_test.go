@@ -731,3 +731,37 @@ func FuzzDecode(f *testing.F) {
 		e.Key()
 	})
 }
+
+// An event whose memory is used again holds nothing of the one before.
+func TestDecodingIntoAnEvent(t *testing.T) {
+	ctx, c := t.Context(), NewCodec(&registry{})
+	var used Event
+	for _, raw := range []string{
+		`{"id":"evt_1","type":"call.ended","time":"2026-01-20T10:00:00.5Z","tenant":"acme","source":"dialer","call_id":"c-1","agent_id":"a-9","sequence":4,"test":true,
+			"attributes":{"a":"b"},"data":{"duration_ms":85,"tags":["x","y"],"caller":{"name":"Ada"},"theirs":{"b":1.0}},"more":[1]}`,
+		`{"id":"evt_2","type":"call.ended","tenant":"acme","call_id":"c-2","data":{"caller":{"phone_number":"1"}}}`,
+		`{"id":"evt_3","type":"sms.sent","tenant":"acme"}`,
+	} {
+		e, err := Parse([]byte(raw))
+		if err != nil {
+			t.Fatal(err)
+		}
+		value, err := c.EncodeEvent(ctx, nil, e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fresh, err := c.DecodeEvent(ctx, e.Topic(), value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.DecodeEventInto(ctx, &used, e.Topic(), value); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := string(used.AppendJSON(nil)), string(fresh.AppendJSON(nil)); got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+		if got, want := fmt.Sprint(used.Map()), fmt.Sprint(fresh.Map()); got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+	}
+}
