@@ -65,7 +65,7 @@ type decider struct {
 // codec is the part of event.Codec that the filter uses.
 type codec interface {
 	peeker
-	DecodeEvent(ctx context.Context, topic string, value []byte) (*event.Event, error)
+	DecodeEventInto(ctx context.Context, e *event.Event, topic string, value []byte) error
 	Encode(ctx context.Context, dst []byte, r event.Record) ([]byte, error)
 	Decode(ctx context.Context, value []byte, r event.Record) error
 }
@@ -74,19 +74,22 @@ type codec interface {
 type emission struct {
 	*batch
 	flush func(*batch) *batch
-	scratch
+	*scratch
 	// traceparent is the filter's own span, for the headers. It is not in the values, which a reread has to repeat.
 	traceparent string
 }
 
 // scratch is memory that one event after another uses.
 type scratch struct {
-	bodies  []byte                // until they are copied into records
-	entries []event.DecisionEntry // until they are written
+	bodies   []byte                // until they are copied into records
+	entries  []event.DecisionEntry // until they are written
+	event    event.Event
+	job      job
+	decision event.Decision
 }
 
 // again returns the memory for the next event, without what an unusually large one has taken.
-func (s scratch) again() scratch {
+func (s *scratch) again() *scratch {
 	if cap(s.bodies) > flushBytes {
 		s.bodies = nil
 	}
@@ -94,7 +97,8 @@ func (s scratch) again() scratch {
 		s.entries = nil
 	}
 	clear(s.entries)
-	return scratch{bodies: s.bodies[:0], entries: s.entries[:0]}
+	s.bodies, s.entries = s.bodies[:0], s.entries[:0]
+	return s
 }
 
 // decide appends to out all records that follow from r. An error means that nothing was decided and r has to be handled
@@ -114,14 +118,15 @@ func (d *decider) decide(ctx context.Context, r *kgo.Record, memory *repeats, ou
 		memory.notice(id, r)
 		return id, nil
 	}
-	e, err := d.read(ctx, r, id)
+	e, err := d.read(ctx, r, id, &out.event)
 	if err != nil {
 		return id, d.bury(ctx, r, id, err, out)
 	}
 	// Only now: whoever sends a mended event after a bad one under the same id repeats nothing.
 	first, repeat := memory.notice(id, r)
 
-	job := job{decider: d, record: r, event: e, out: out, at: d.now()}
+	job := &out.job
+	*job = newJob(d, r, e, out)
 	if repeat {
 		job.duplicateOf = fmt.Sprintf("the same event is at offset %d of the partition", first)
 	}
@@ -137,10 +142,9 @@ func (d *decider) decide(ctx context.Context, r *kgo.Record, memory *repeats, ou
 	return id, job.decisions(ctx)
 }
 
-// read decodes the event of a record that was identified.
-func (d *decider) read(ctx context.Context, r *kgo.Record, id identity) (*event.Event, error) {
-	e, err := d.codec.DecodeEvent(ctx, r.Topic, r.Value)
-	if err != nil {
+// read decodes the event of a record that was identified into e, and returns it.
+func (d *decider) read(ctx context.Context, r *kgo.Record, id identity, e *event.Event) (*event.Event, error) {
+	if err := d.codec.DecodeEventInto(ctx, e, r.Topic, r.Value); err != nil {
 		return nil, classify("decode the event", err)
 	}
 	complete(e, id, r)

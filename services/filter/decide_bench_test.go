@@ -43,7 +43,7 @@ type bench struct {
 // newBench makes 512 events of about 2 KB.
 func newBench(b *testing.B, typ string) *bench {
 	x := &bench{decider: newDecider(b), b: b, memory: newRepeats(100)}
-	x.out = &emission{batch: &batch{}, flush: func(b *batch) *batch {
+	x.out = &emission{batch: &batch{}, scratch: &scratch{}, flush: func(b *batch) *batch {
 		b.reset()
 		return b
 	}}
@@ -58,7 +58,7 @@ func newBench(b *testing.B, typ string) *bench {
 // event decides about one event, as often as there are subscriptions for it, and leaves out what the brokers do.
 func (x *bench) event(ctx context.Context) {
 	x.out.reset()
-	x.out.scratch = x.out.scratch.again()
+	x.out.again()
 	if _, err := x.decide(ctx, x.records[x.next%len(x.records)], x.memory, x.out); err != nil {
 		x.b.Fatal(err)
 	}

@@ -79,7 +79,7 @@ func eventRecord(t testing.TB, d *decider, raw string) *kgo.Record {
 func collect(t testing.TB, d *decider, r *kgo.Record) []kgo.Record {
 	t.Helper()
 	var all []kgo.Record
-	out := &emission{batch: &batch{}, flush: func(b *batch) *batch {
+	out := &emission{batch: &batch{}, scratch: &scratch{}, flush: func(b *batch) *batch {
 		all = append(all, b.records...)
 		return &batch{}
 	}}
@@ -121,7 +121,7 @@ func TestAnEventWithThousandsOfSubscriptionsIsSentInParts(t *testing.T) {
 	}
 	flushes := 0
 	var all []kgo.Record
-	out := &emission{batch: &batch{}, flush: func(b *batch) *batch {
+	out := &emission{batch: &batch{}, scratch: &scratch{}, flush: func(b *batch) *batch {
 		flushes++
 		assert.Less(t, len(b.buf), 2*flushBytes)
 		all = append(all, b.records...)

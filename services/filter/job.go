@@ -32,6 +32,10 @@ type job struct {
 	room       [4]rendering   // first backing of renderings
 }
 
+func newJob(d *decider, r *kgo.Record, e *event.Event, out *emission) job {
+	return job{decider: d, record: r, event: e, out: out, at: d.now()}
+}
+
 // rendering is a body that several subscriptions may share.
 type rendering struct {
 	key  string
@@ -206,14 +210,14 @@ func (j *job) decisions(ctx context.Context) error {
 		return nil
 	}
 	e := j.event
-	decision := event.Decision{
+	j.out.decision = event.Decision{
 		Tenant: e.Tenant, EventID: e.ID, EventType: e.Type, Source: e.Source, CallID: e.CallID, AgentID: e.AgentID,
 		EventTime: e.Time, AcceptedAt: e.IngestedAt,
 		EventTopic: j.record.Topic, EventPartition: j.record.Partition, EventOffset: j.record.Offset,
 		DecidedAt: j.at, ReplayID: j.replayID, Decisions: j.out.entries,
 	}
 	b := j.out.batch
-	value, err := j.encode(ctx, b, &decision)
+	value, err := j.encode(ctx, b, &j.out.decision)
 	if err != nil {
 		return err
 	}

@@ -28,11 +28,11 @@ type faulty struct {
 	decode, encode func()
 }
 
-func (c faulty) DecodeEvent(ctx context.Context, topic string, value []byte) (*event.Event, error) {
+func (c faulty) DecodeEventInto(ctx context.Context, e *event.Event, topic string, value []byte) error {
 	if c.decode != nil {
 		c.decode()
 	}
-	return c.codec.DecodeEvent(ctx, topic, value)
+	return c.codec.DecodeEventInto(ctx, e, topic, value)
 }
 
 func (c faulty) Encode(ctx context.Context, dst []byte, r event.Record) ([]byte, error) {
@@ -193,7 +193,7 @@ func TestTheRenderingsOfAnEventTakeBoundedMemory(t *testing.T) {
 	}
 	r := eventRecord(t, d, `{"id":"evt_1","type":"call.ended","call_id":"c-1","data":{"notes":"`+strings.Repeat("x", 100<<10)+`"}}`)
 	delivered := 0
-	out := &emission{batch: &batch{}}
+	out := &emission{batch: &batch{}, scratch: &scratch{}}
 	take := func(b *batch) *batch {
 		for _, r := range b.records {
 			if r.Topic == topic.Decisions {

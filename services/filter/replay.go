@@ -218,7 +218,6 @@ func (r *replay) emit(ctx context.Context, record *kgo.Record, build func(out *e
 		r.outbox.free(out.batch)
 		return err
 	}
-	r.scratch = out.scratch
 	size += int64(len(out.buf))
 	r.flight.add(size)
 	r.outbox.send(w, out.batch)
@@ -253,7 +252,7 @@ func (d *decider) again(ctx context.Context, r *kgo.Record, command *event.Repla
 	id, err := identify(ctx, d.codec, r)
 	var e *event.Event
 	if err == nil {
-		e, err = d.read(ctx, r, id)
+		e, err = d.read(ctx, r, id, &out.event)
 	}
 	if err == nil && e.Tenant != command.Tenant {
 		err = &unusable{reason: deadHeaderMismatch, detail: fmt.Sprintf("the replay is of tenant %q, the event is not", command.Tenant)}
@@ -266,7 +265,9 @@ func (d *decider) again(ctx context.Context, r *kgo.Record, command *event.Repla
 	if err != nil {
 		return "", err
 	}
-	job := job{decider: d, record: r, event: e, out: out, at: d.now(), replayID: command.ID}
+	job := &out.job
+	*job = newJob(d, r, e, out)
+	job.replayID = command.ID
 	if err := job.consider(ctx, c); err != nil {
 		return "", err
 	}

@@ -297,7 +297,6 @@ func (s *Service) handle(ctx context.Context, t *kafka.Task) {
 	for try := 0; ; try++ {
 		out.batch, out.scratch = s.outbox.batch(roomFor(r)), part.scratch.again()
 		id, err := s.decider.decide(ctx, r, part.repeats, out)
-		part.scratch = out.scratch
 		if err == nil {
 			s.wide(r, id, out)
 			break

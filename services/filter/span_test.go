@@ -26,7 +26,7 @@ func TestASampledEventHasASpanInItsTrace(t *testing.T) {
 	filtered := func(traceparent string) (*kgo.Record, event.Delivery) {
 		r := eventRecord(t, d, `{"id":"evt_1","type":"call.ended","call_id":"c-1"}`)
 		kafka.SetHeader(r, kafka.StringHeader(kafka.HeaderTraceparent, traceparent))
-		out := &emission{batch: &batch{}}
+		out := &emission{batch: &batch{}, scratch: &scratch{}}
 		span := s.span(t.Context(), r, out)
 		_, err := d.decide(t.Context(), r, newRepeats(1), out)
 		require.NoError(t, err)
