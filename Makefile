@@ -45,7 +45,8 @@ test-postgres: ## the storage tests on a real PostgreSQL that it starts by itsel
 bench: ## the benchmarks: dispatcher and producer side by side with their bare loops, then codec, filter and consume loop
 	$(GO) test -run '^$$' -bench AgainstTheBareLoop -benchtime 1x -timeout 30m ./services/dispatcher
 	GOGC=400 $(GO) test -run '^$$' -bench Ingest -benchtime 20000x -timeout 30m ./services/producer
-	GOGC=400 $(GO) test -run '^$$' -bench . -benchmem -timeout 30m ./schemas/event ./subscription/... ./services/filter ./pkg/kafka
+	$(GO) test -run '^$$' -bench 'OthersSubscriptions|Candidates' -benchtime 11x -timeout 30m ./services/filter
+	GOGC=400 $(GO) test -run '^$$' -bench . -skip 'OthersSubscriptions|Candidates' -benchmem -timeout 30m ./schemas/event ./subscription/... ./services/filter ./pkg/kafka
 
 .PHONY: chaos
 chaos: ## the fault tests with their zero-loss ledger, longer and on Apache Kafka as well
