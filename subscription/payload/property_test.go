@@ -25,15 +25,12 @@ import (
 // checkRenderings holds for every event: in each profile its rendering is valid JSON without a repeated name, or a query
 // that net/url reads; it is the same bytes every time and after the event's way through its topic; and extra adds members
 // without changing any.
-func checkRenderings(t require.TestingT, e *event.Event, extra subscription.Extra, custom string) {
+func checkRenderings(t require.TestingT, renderers []*Renderer, e *event.Event, extra subscription.Extra) {
 	back := throughAvro(t, event.NewCodec(&registry{}), e)
-	for _, profile := range profiles() {
-		p := subscription.Payload{Profile: profile}
-		if profile == subscription.ProfileCustom {
-			p.Template = custom
-		}
-		plain, err := Compile(p, "POST")
-		require.NoError(t, err)
+	merged, err := newExtra(extra)
+	require.NoError(t, err)
+	for _, plain := range renderers {
+		profile := plain.profile
 		without, err := plain.Render(e)
 		require.NoError(t, err)
 		require.NoError(t, validJSON(without.Body), "%s: %s", profile, without.Body)
@@ -48,16 +45,15 @@ func checkRenderings(t require.TestingT, e *event.Event, extra subscription.Extr
 			require.False(t, strings.ContainsFunc(name+value, func(r rune) bool { return r <= ' ' || r > '~' }), "%s: %q: %q", profile, name, value)
 		}
 
-		p.Extra = extra
-		more, err := Compile(p, "POST")
-		require.NoError(t, err)
+		more := *plain
+		more.extra = merged
 		with, err := more.Render(e)
 		require.NoError(t, err)
 		require.NoError(t, validJSON(with.Body), "%s: %s", profile, with.Body)
 		checkMerged(t, profile, without.Body, with.Body, extra)
 
-		get, err := Compile(p, "GET")
-		require.NoError(t, err)
+		get := more
+		get.query = true
 		query, err := get.Render(e)
 		if errors.Is(err, ErrQueryTooLong) {
 			continue
@@ -110,22 +106,25 @@ func rawMembers(t require.TestingT, object []byte) map[string]jsontext.Value {
 	return members
 }
 
-func customTemplate(t testing.TB) string {
+// everyProfile has a renderer without rules for each: compiling a template costs more than rendering does.
+func everyProfile(t testing.TB) []*Renderer {
 	t.Helper()
-	raw, err := os.ReadFile("testdata/custom.cel")
-	require.NoError(t, err)
-	return string(raw)
+	var all []*Renderer
+	for _, profile := range profiles() {
+		all = append(all, renderer(t, profile, "POST"))
+	}
+	return all
 }
 
 func TestRenderingsOfAnyEvent(t *testing.T) {
-	custom := customTemplate(t)
+	renderers := everyProfile(t)
 	rapid.Check(t, func(t *rapid.T) {
 		raw := anyEvent(t)
 		e, err := event.Parse([]byte(raw))
 		require.NoError(t, err, raw)
 		var extra subscription.Extra
 		require.NoError(t, json.Unmarshal([]byte(anyObject(2).Draw(t, "extra")), &extra))
-		checkRenderings(t, e, extra, custom)
+		checkRenderings(t, renderers, e, extra)
 	})
 }
 
@@ -252,30 +251,43 @@ func anyEvent(t *rapid.T) string {
 
 func quote(s string) string { return string(event.AppendString(nil, strings.ToValidUTF8(s, "�"))) }
 
-// Hostile events and extras in every profile. The corpus: the events of testdata and of the catalogue.
+// Hostile events and extras in every profile. What is no event becomes part of one: as an undeclared member's value, with
+// the name and the text wherever an event has room for them. The corpus: the events of testdata and of the catalogue.
 func FuzzRender(f *testing.F) {
 	files, err := filepath.Glob("testdata/events/*.json")
 	require.NoError(f, err)
 	for _, file := range files {
 		raw, err := os.ReadFile(file)
 		require.NoError(f, err)
-		f.Add(raw, []byte(`{"env":"prod","event":1,"data":{"x":[1,{}]},"duration_ms":0}`))
+		f.Add(raw, "timestamp", "", []byte(`{"env":"prod","event":1,"data":{"x":[1,{}]},"duration_ms":0}`))
 	}
 	for _, typ := range catalog.Types() {
-		f.Add([]byte(typ.Sample), []byte(`{}`))
+		f.Add([]byte(typ.Sample), "", "", []byte(`{}`))
 	}
-	f.Add([]byte(`{"type":"call.ended","call_id":"c","timestamp":1,"timestamp_":2,"data":{"eventId":[[]],"":{"":0},"caller":{"caller":{}}}}`), []byte(`{"":{"":""}}`))
-	f.Add([]byte(`{"type":"sms.sent","source":"1:/?#%#é","attributes":{"a":"\u0000","id":"x","é":""},"data":{"\ud83d\ude42":"\\\"","tags":["","\u2028"]}}`), []byte(`{"\\\"":"\u007f"}`))
-	custom := customTemplate(f)
-	f.Fuzz(func(t *testing.T, raw, rules []byte) {
+	f.Add([]byte(`{"type":"call.ended","call_id":"c","timestamp":1,"timestamp_":2,"data":{"eventId":[[]],"":{"":0},"caller":{"caller":{}}}}`), "", "", []byte(`{"":{"":""}}`))
+	f.Add([]byte(`{"type":"sms.sent","source":"1:/?#%#é","attributes":{"a":"\u0000","id":"x","é":""},"data":{"\ud83d\ude42":"\\\"","tags":["","\u2028"]}}`), "", "", []byte(`{"\\\"":"\u007f"}`))
+	for _, name := range []string{"event", "callId", "metadata", "attributes", "data", "caller", "specversion", "a.b", "\"\\\n"} {
+		f.Add([]byte(`{"`+"a"+`":[1.50,null,{"b":[]}]}`), name, "text & \u2028 \"#%é🙂", []byte(`{"event":{"a":1}}`))
+	}
+	renderers := everyProfile(f)
+	f.Fuzz(func(t *testing.T, raw []byte, name, text string, rules []byte) {
 		e, err := event.Parse(raw)
 		if err != nil {
-			return
+			value := quote(string(raw))
+			if validJSON(raw) == nil {
+				value = string(raw)
+			}
+			n, s := quote(name), quote(text)
+			e, err = event.Parse([]byte(`{"type":"call.ended","call_id":"c",` + n + `:` + value + `,"source":` + s + `,"attributes":{` + n + `:` + s + `},
+				"data":{"notes":` + s + `,"tags":[` + s + `],` + n + `:` + value + `,"fields":{` + n + `:` + value + `},"caller":{"name":` + s + `,"their":{` + n + `:` + s + `}}}}`))
+			if err != nil {
+				return
+			}
 		}
 		var extra subscription.Extra
 		if validJSON(rules) != nil || json.Unmarshal(rules, &extra) != nil {
 			return
 		}
-		checkRenderings(t, e, extra, custom)
+		checkRenderings(t, renderers, e, extra)
 	})
 }

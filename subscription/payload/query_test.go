@@ -32,9 +32,9 @@ func TestGetPutsTheFieldsIntoTheQuery(t *testing.T) {
 	assert.Regexp(t, regexp.MustCompile(`^([A-Za-z0-9._~-]|%[0-9A-F]{2})*(=([A-Za-z0-9._~-]|%[0-9A-F]{2})*)?(&([A-Za-z0-9._~-]|%[0-9A-F]{2})*=([A-Za-z0-9._~-]|%[0-9A-F]{2})*)*$`), whole.Query)
 }
 
-// S2-13, S2-15: additional data is in the query too, and repeats no name of the event's.
+// S2-13, S2-15: additional data is in the query too, repeats no name of the event's, and is not mixed with its objects.
 func TestGetHasExtraInTheQuery(t *testing.T) {
-	extra := withExtra(t, `{"env":"prod","callId":"x","team":{"id":7},"a.b":1,"tags":["x"]}`)
+	extra := withExtra(t, `{"env":"prod","callId":"x","team":{"id":7},"a":{"c":3},"a.b":1,"tags":["x"]}`)
 	r, err := renderer(t, subscription.ProfileDialer, "GET", extra).Render(parse(t, []byte(
 		`{"type":"call.ended","call_id":"c","data":{"a":{"b":2},"tags":["t"]}}`)))
 	require.NoError(t, err)

@@ -209,6 +209,32 @@ func TestKeyIsTheSameForTheSameBytesOnly(t *testing.T) {
 	assert.Equal(t, distinct[0].Key(), renderer(t, "", "POST").Key())
 }
 
+// S0-17, S0-27, S1-06: scope and redaction apply before any profile, templates included, and the names are the
+// catalogue's whatever the profile calls the fields.
+func TestRulesApplyBeforeTheProfile(t *testing.T) {
+	rules := func(p *subscription.Payload) {
+		p.Exclude, p.Transcript, p.Redact = []string{"data.claim_id", "data.crm"}, "none", []string{"phone"}
+	}
+	for _, profile := range profiles() {
+		for _, method := range []string{"POST", "GET"} {
+			r := renderer(t, profile, method, rules)
+			rendered, err := r.Render(load(t, "call"))
+			require.NoError(t, err)
+			sent := string(rendered.Body) + rendered.Query
+			for _, gone := range []string{`"claim_id"`, "claimId", "claim_id=", "gold", "Good morning", "did not make", "555"} {
+				assert.NotContains(t, sent, gone, "%s %s", profile, method)
+			}
+			assert.NotEqual(t, renderer(t, profile, method).Key(), r.Key())
+		}
+	}
+	untouched, err := renderer(t, subscription.ProfileStandard, "POST").Render(load(t, "call"))
+	require.NoError(t, err)
+	assert.Contains(t, string(untouched.Body), "Good morning", "another subscription's rules are its own")
+
+	_, err = Compile(subscription.Payload{Redact: []string{"/(/"}}, "POST")
+	assert.ErrorContains(t, err, "payload.redact")
+}
+
 func TestARendererIsKeptWithTheVersion(t *testing.T) {
 	book := subscription.NewBook()
 	book.Apply(&event.SubscriptionRecord{ID: "sub_1", Tenant: "acme", Version: 1, Spec: `{"events":["*"],"payload":{"profile":"push"}}`})
