@@ -147,7 +147,8 @@ func (c changes) ofRoute(pattern string) bool {
 
 // keepServing keeps what has been verified in service until what takes its place has passed too.
 func (s *Subscription) keepServing(before *Subscription, change changes, auth bool) {
-	verified := origins(endpoints(before.URL, before.Request.Routes, before.FallbackURL))
+	// The fallback passed without auth, so that is new to it.
+	verified := origins(before.authenticated())
 	if !change.of("url") {
 		s.PendingURL = before.PendingURL
 	} else if !verified[Origin(s.URL)] {
@@ -155,7 +156,7 @@ func (s *Subscription) keepServing(before *Subscription, change changes, auth bo
 	}
 	if !change.of("fallback_url") {
 		s.PendingFallbackURL = before.PendingFallbackURL
-	} else if s.FallbackURL != "" && !verified[Origin(s.FallbackURL)] {
+	} else if s.FallbackURL != "" && !verified[Origin(s.FallbackURL)] && Origin(s.FallbackURL) != Origin(before.FallbackURL) {
 		s.PendingFallbackURL, s.FallbackURL = s.FallbackURL, before.FallbackURL
 	}
 	pending := map[string]string{}
@@ -249,8 +250,7 @@ func (s *Subscription) refuseCarriedSecrets(dec *decoder, before *Subscription, 
 		check(&s.Auth, given && fromPending, s.authenticated())
 		return
 	}
-	check(&s.Auth, false, s.authenticated())
-	next := s.Proposed()
+	next := s.Proposed() // what serves goes nowhere that it didn't
 	check(&next.Auth, given && fromPending || !given && before.PendingAuth != nil, next.authenticated())
 }
 
