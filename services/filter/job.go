@@ -250,5 +250,8 @@ func deadReason(err error) string {
 	if errors.As(err, &template) {
 		return template.Reason
 	}
+	if errors.Is(err, payload.ErrQueryTooLong) {
+		return deadTooLarge
+	}
 	return deadRender
 }

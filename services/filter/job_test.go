@@ -213,3 +213,16 @@ func TestTheRenderingsOfAnEventTakeBoundedMemory(t *testing.T) {
 	assert.Equal(t, n, delivered)
 	assert.LessOrEqual(t, cap(out.scratch.again().bodies), flushBytes, "and nothing of it is kept for the next event")
 }
+
+// S2-15: what no query string holds is dead as too large, told before it is sent.
+func TestAQueryThatIsTooLongIsADeadLetter(t *testing.T) {
+	d := newDecider(t)
+	s := &subscription.Subscription{ID: "sub_1", Tenant: "acme", Events: []string{"*"}, Payload: subscription.Payload{Profile: subscription.ProfileDialer}}
+	s.Request.Method = "GET"
+	d.subscribe(t, s)
+	got := sortOut(t, d, collect(t, d, eventRecord(t, d, `{"id":"evt_1","type":"call.ended","call_id":"c-1","data":{"notes":"`+strings.Repeat("x", 64<<10)+`"}}`)))
+	require.Empty(t, got.deliveries)
+	require.Len(t, got.letters, 1)
+	assert.Equal(t, deadTooLarge, got.letters[0].Reason)
+	assert.Contains(t, got.letters[0].Detail, "use POST")
+}
