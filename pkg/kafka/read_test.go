@@ -35,7 +35,9 @@ func TestReaderReadsByPlace(t *testing.T) {
 	reader, err := kafka.NewReader(cfg, zap.NewNop())
 	require.NoError(t, err)
 	defer reader.Close()
-	at := func(partition int32, offset int64) kafka.Place { return kafka.Place{Topic: "log", Partition: partition, Offset: offset} }
+	at := func(partition int32, offset int64) kafka.Place {
+		return kafka.Place{Topic: "log", Partition: partition, Offset: offset}
+	}
 	places := []kafka.Place{at(1, 3), at(0, 10), at(0, 2), at(1, 11), at(1, 3), at(1, 10), {Topic: "nowhere"}, at(7, 0), at(0, 1), at(0, 99)}
 	got, errs := make([]string, len(places)), make([]error, len(places))
 	calls := 0

@@ -84,10 +84,10 @@ func (w *world) put(name string, value []byte, headers ...kgo.RecordHeader) *kgo
 	return r
 }
 
-func (w *world) record(name string, r event.Record) *kgo.Record {
+func (w *world) record(name string, r event.Record) {
 	value, err := w.codec.Encode(w.t.Context(), nil, r)
 	require.NoError(w.t, err)
-	return w.put(name, value)
+	w.put(name, value)
 }
 
 // happens writes an event of tenant acme on the call c-1, at a second.
@@ -122,18 +122,18 @@ func (w *world) accepted(of *kgo.Record) time.Time {
 	return e.IngestedAt
 }
 
-func (w *world) delivery(event_, sub string) string {
-	return event.DeliveryID("acme", "dialer", event_, sub)
+func (w *world) delivery(id, sub string) string {
+	return event.DeliveryID("acme", "dialer", id, sub)
 }
 
 // tried writes an attempt to deliver an event, begun at a second.
-func (w *world) tried(id, sub string, second int, change func(*event.Attempt)) *kgo.Record {
+func (w *world) tried(id, sub string, second int, change func(*event.Attempt)) {
 	a := &event.Attempt{DeliveryID: w.delivery(id, sub), Tenant: "acme", SubscriptionID: sub, SubscriptionVersion: 1, EventID: id, EventType: "call.ended",
 		Source: "dialer", CallID: "c-1", Attempt: 1, Via: "primary", Outcome: StateDelivered, StartedAt: w.at(second), DurationMicros: 30_000, HTTPStatus: 200, AcceptedAt: w.start}
 	if change != nil {
 		change(a)
 	}
-	return w.record(topic.Attempts, a)
+	w.record(topic.Attempts, a)
 }
 
 // all are the records of the world, topic by topic.

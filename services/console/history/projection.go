@@ -205,9 +205,9 @@ func (p *Projection) begin(ctx context.Context, as state) (*run, error) {
 		kgo.KeepControlRecords(), // they take offsets, and a log may end in one
 		// Few fetches with much in them: nobody waits for the history, and every fetch costs the broker a look at each
 		// partition.
-		kgo.FetchMinBytes(1<<20), kgo.FetchMaxWait(fetchWait),
+		kgo.FetchMinBytes(4<<20), kgo.FetchMaxWait(fetchWait),
 		// And something of every topic in each: what belongs together is then mostly in one batch, and written once.
-		kgo.FetchMaxBytes(batchBytes), kgo.FetchMaxPartitionBytes(128<<10), kgo.MaxConcurrentFetches(1),
+		kgo.FetchMaxBytes(batchBytes), kgo.FetchMaxPartitionBytes(256<<10), kgo.MaxConcurrentFetches(1),
 	)...)
 	if err != nil {
 		return nil, fmt.Errorf("make a client: %w", err)
@@ -219,13 +219,13 @@ func (p *Projection) begin(ctx context.Context, as state) (*run, error) {
 const (
 	// fetchWait is how long a broker waits until it has a fetch's worth of records. It is about how far the history is
 	// behind at rest.
-	fetchWait = 250 * time.Millisecond
+	fetchWait = 500 * time.Millisecond
 	// lookEvery is how often is asked where the log ends.
 	lookEvery = 5 * time.Second
 	// checkEvery is how often, without new records, is looked whether the history was started over.
 	checkEvery = time.Second
 	// batchBytes bounds what one transaction is made of, but for a batch of the log that is larger.
-	batchBytes = 8 << 20
+	batchBytes = 16 << 20
 )
 
 var errTopics = errors.New("the topics are not there yet")

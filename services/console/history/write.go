@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"maps"
@@ -335,7 +336,7 @@ func scanDelivery(row scanner) (*Delivery, error) {
 }
 
 // scanAll hands every row to each, and closes the rows.
-func scanAll[T any](rows rowSet, each func(*T), scan func(scanner) (*T, error)) error {
+func scanAll[T any](rows *sql.Rows, each func(*T), scan func(scanner) (*T, error)) error {
 	defer rows.Close()
 	for rows.Next() {
 		row, err := scan(rows)
@@ -345,12 +346,4 @@ func scanAll[T any](rows rowSet, each func(*T), scan func(scanner) (*T, error)) 
 		each(row)
 	}
 	return rows.Err()
-}
-
-// rowSet is the part of sql.Rows that scanAll needs.
-type rowSet interface {
-	scanner
-	Next() bool
-	Close() error
-	Err() error
 }

@@ -101,7 +101,7 @@ func (d *Database) openSQLite(path string, schema Schema) error {
 	pragmas := "&_pragma=synchronous(FULL)"
 	if schema.Rebuildable {
 		// There are many, of many rows each: they are kept in memory until they are whole.
-		pragmas = "&_pragma=synchronous(NORMAL)&_pragma=temp_store(2)&_pragma=cache_size(-32000)"
+		pragmas = "&_pragma=synchronous(NORMAL)&_pragma=temp_store(2)&_pragma=cache_size(-32000)&_pragma=wal_autocheckpoint(8000)"
 	}
 	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() + "?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=foreign_keys(1)" + pragmas
 	var err error
