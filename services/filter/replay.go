@@ -73,6 +73,9 @@ func (p *replayer) attempt(ctx context.Context, t *kafka.Task, replay **replay) 
 	defer func() {
 		if cause := recover(); cause != nil {
 			err = p.refuse(ctx, t, &unusable{reason: deadInternal, detail: p.panicked(cause, t.Record)})
+			if *replay != nil && err == nil {
+				err = (*replay).flight.wait(ctx, 0) // what was sent before
+			}
 		}
 	}()
 	if *replay == nil {
@@ -89,7 +92,7 @@ func (p *replayer) attempt(ctx context.Context, t *kafka.Task, replay **replay) 
 		if err := p.catchUp(ctx); err != nil {
 			return err
 		}
-		*replay = p.open(&command, t.Context())
+		*replay = p.open(t.Context(), &command)
 	}
 	return (*replay).do(ctx)
 }
@@ -97,7 +100,7 @@ func (p *replayer) attempt(ctx context.Context, t *kafka.Task, replay **replay) 
 // refuse writes the dead letter of a command that can't be done. Any other error is handed back.
 func (p *replayer) refuse(ctx context.Context, t *kafka.Task, cause error) error {
 	r := &replay{replayer: p, working: t.Context()}
-	if err := r.emit(ctx, t.Record, func(out *emission) error { return p.bury(ctx, t.Record, identity{}, cause, out) }); err != nil {
+	if err := r.emit(t.Record, func(out *emission) error { return p.bury(ctx, t.Record, identity{}, cause, out) }); err != nil {
 		return err
 	}
 	return r.flight.wait(ctx, 0)
@@ -116,7 +119,7 @@ type replay struct {
 	counts  map[string]int // events by what became of them
 }
 
-func (p *replayer) open(command *event.Replay, working context.Context) *replay {
+func (p *replayer) open(working context.Context, command *event.Replay) *replay {
 	r := &replay{
 		replayer: p, command: command, working: working, counts: make(map[string]int),
 		log:  p.log.With(zap.String("replay", command.ID), zap.String("tenant", command.Tenant), zap.String("subscription", command.SubscriptionID)),
@@ -192,7 +195,7 @@ func (r *replay) event(ctx context.Context, place kafka.Place, record *kgo.Recor
 		}
 	}
 	outcome := ""
-	err = r.emit(ctx, record, func(out *emission) (err error) {
+	err = r.emit(record, func(out *emission) (err error) {
 		outcome, err = r.again(ctx, record, r.command, r.target(r.command), out)
 		return err
 	})
@@ -203,7 +206,7 @@ func (r *replay) event(ctx context.Context, place kafka.Place, record *kgo.Recor
 }
 
 // emit produces what build makes of a record.
-func (r *replay) emit(ctx context.Context, record *kgo.Record, build func(out *emission) error) error {
+func (r *replay) emit(record *kgo.Record, build func(out *emission) error) error {
 	size := int64(1)
 	w := &work{record: record, part: r.part}
 	w.pending.Store(1)
