@@ -245,14 +245,10 @@ func (s *Service) ask(ctx context.Context, sub *subscription.Subscription, url s
 }
 
 // targetAt is where a subscription's requests to a URL go, which may wait for its verification, and then with the auth that
-// waits beside it. A fallback gets no credentials of the primary: they are not its business.
+// waits beside it.
 func (s *Service) targetAt(sub *subscription.Subscription, url string) (*outbound.Target, error) {
 	if url != sub.URL { // that one is asked again as it serves
 		sub = sub.Proposed()
-	}
-	if url == sub.FallbackURL && url != sub.URL {
-		sub = sub.Clone()
-		sub.Auth = subscription.Auth{Type: subscription.AuthNone}
 	}
 	target, err := s.sender.Target(sub, s.deps.Box)
 	if err != nil {
