@@ -89,6 +89,8 @@ func TestApplyMakesSubscriptionsBeAsDeclared(t *testing.T) {
 	r := diff()
 	require.Equal(t, 2, exitStatus(r.err))
 	require.Contains(t, r.out, "+ CRM  create\n")
+	require.Regexp(t, `(?m)^ +request\.headers\.X-Team +"crm"$`, r.out)
+	require.NotContains(t, r.out, `"set"`)
 	require.Regexp(t, `(?m)^ +auth\.token +secret, from env CRM_TOKEN$`, r.out)
 	require.Contains(t, r.out, "2 to create, 0 to change, 0 to delete, 0 as declared.\n")
 	require.Nil(t, up.subscription(t, "CRM"), "a diff changes nothing")

@@ -19,6 +19,7 @@ import (
 	"github.com/callstream/callstream/pkg/host"
 	"github.com/callstream/callstream/pkg/kafka"
 	"github.com/callstream/callstream/schemas/topic"
+	"github.com/callstream/callstream/services/console"
 	"github.com/callstream/callstream/services/dispatcher"
 	"github.com/callstream/callstream/services/filter"
 )
@@ -212,12 +213,12 @@ func (d *doctor) checkTopics(ctx context.Context, client *kgo.Client, adm *kadm.
 
 // checkGroups looks at who consumes, and how far behind they are.
 func (d *doctor) checkGroups(ctx context.Context, adm *kadm.Client) {
-	lags, err := adm.Lag(ctx, filter.Group, dispatcher.Group)
+	lags, err := adm.Lag(ctx, filter.Group, filter.ReplayGroup, dispatcher.Group, console.Group)
 	if err != nil {
 		d.add("consumer groups", statusWarn, "they can't be described: "+cause(err), "")
 		return
 	}
-	for _, g := range []struct{ group, service string }{{filter.Group, "filter"}, {dispatcher.Group, "dispatcher"}} {
+	for _, g := range []struct{ group, service string }{{filter.Group, "filter"}, {filter.ReplayGroup, "filter"}, {dispatcher.Group, "dispatcher"}, {console.Group, "console"}} {
 		check := "consumer groups"
 		lag, ok := lags[g.group]
 		if err := lag.Error(); !ok || err != nil && !errors.Is(err, kerr.GroupIDNotFound) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -174,11 +175,27 @@ func (x *existing) agent() string {
 func (e *Entry) create(o Options) *Step {
 	step := &Step{Action: Create, Name: e.Name, Secrets: e.Secrets, Verify: o.Verify, File: e.File, Line: e.Line, Entry: e}
 	for _, m := range e.source.members {
-		if v, ok := e.document[m.name]; ok && v != nil && m.name != "name" {
-			step.Changes = append(step.Changes, Change{Member: joinPointer([]string{m.name}), After: v})
+		if v, ok := e.document[m.name]; ok && m.name != "name" {
+			step.Changes = e.leaves(step.Changes, []string{m.name}, v)
 		}
 	}
 	return step
+}
+
+// leaves adds what is declared at a path, member by member. A secret is one, whatever it stands for.
+func (e *Entry) leaves(to []Change, path []string, v any) []Change {
+	at := joinPointer(path)
+	object, ok := v.(map[string]any)
+	switch {
+	case v == nil:
+		return to
+	case !ok || len(object) == 0 || slices.ContainsFunc(e.Secrets, func(r Reference) bool { return r.Member == at }):
+		return append(to, Change{Member: at, After: v})
+	}
+	for _, name := range slices.Sorted(maps.Keys(object)) {
+		to = e.leaves(to, append(slices.Clone(path), name), object[name])
+	}
+	return to
 }
 
 func (e *Entry) compare(x *existing, o Options) (*Step, error) {
