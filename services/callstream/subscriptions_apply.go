@@ -98,8 +98,11 @@ func (a *applier) run(ctx context.Context) error {
 	if ctx.Err() != nil {
 		texts = append(texts, errInterrupted.Error())
 	}
-	if len(texts) == 0 {
+	switch {
+	case len(texts) == 0:
 		return nil
+	case failed == 0:
+		return errInterrupted
 	}
 	return fmt.Errorf("%s failed\n%s", count(failed, "subscription"), strings.Join(texts, "\n"))
 }
