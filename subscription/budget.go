@@ -21,7 +21,7 @@ import (
 //
 //   - Comparisons of lists and maps. [a, a] costs nothing to make and holds a twice; thirty of those inside each other
 //     take a billion steps to compare.
-//   - Sums of texts and of lists, which double in each step.
+//   - Sums of lists, which double in each step and take nothing to make.
 //   - Regular expressions, whose time grows with the text times the program that a pattern becomes: a{1000} has seven
 //     characters and a thousand instructions.
 const (
@@ -63,6 +63,9 @@ func (b *budget) CallCost(function, _ string, args []ref.Val, result ref.Val) *u
 			cost += comparedCost * (maxCompared - max(weigh(v, maxCompared), 0))
 		}
 	case matchesBounded:
+		if types.IsError(result) {
+			break // it was not run
+		}
 		pattern, _ := args[1].(types.String)
 		cost += textSize(args[0]) * b.programs[string(pattern)] / regexSteps
 	case operators.Add:
@@ -78,7 +81,7 @@ func (b *budget) CallCost(function, _ string, args []ref.Val, result ref.Val) *u
 			cost += zoneCost
 		}
 	}
-	if cost == 1 {
+	if cost == 1 && function != matchesBounded {
 		return nil // as CEL has it, without an allocation
 	}
 	charged := uint64(cost)
@@ -128,7 +131,7 @@ func (b *budget) bound(i interpreter.InterpretableV2) (interpreter.Interpretable
 		})
 	case operators.Add:
 		switch call.OverloadID() {
-		case "", overloads.AddList, overloads.AddString, overloads.AddBytes: // the first stands for any
+		case "", overloads.AddList: // the first stands for any
 			return as(addBounded)
 		}
 		return i, nil
@@ -158,9 +161,6 @@ func addBounded(args ...ref.Val) ref.Val {
 	a, ok := args[0].(traits.Adder)
 	if !ok {
 		return types.MaybeNoSuchOverloadErr(args[0])
-	}
-	if textSize(args[0])+textSize(args[1]) > maxMadeString {
-		return types.NewErr("the sum is a text of more than %d bytes", maxMadeString)
 	}
 	sum := a.Add(args[1])
 	if list, ok := sum.(traits.Lister); ok {

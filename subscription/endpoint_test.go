@@ -98,6 +98,10 @@ func TestWhatIsNewWaitsBesideWhatServes(t *testing.T) {
 	require.Len(t, s.PendingRoutes, 2)
 	require.Equal(t, "/agents", s.Request.Routes["agent.*"])
 
+	moved := patch(t, s, `{"fallback_url":"https://spare.example/moved"}`)
+	require.Equal(t, "https://spare.example/moved", moved.FallbackURL, "its origin has passed")
+	require.Empty(t, moved.PendingFallbackURL)
+
 	// Each can be taken back by itself.
 	undone := patch(t, s, `{"url":"https://one.example/a","fallback_url":null,"request":{"routes":{"call.started":"/started","chat.*":null}}}`)
 	require.Empty(t, undone.Unverified())

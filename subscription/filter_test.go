@@ -21,12 +21,14 @@ func sample() map[string]any {
 		"data": map[string]any{
 			"disposition": "qualified", "score": 85.5, "duration": int64(120), "vip": true,
 			"caller":   map[string]any{"phone_number": "+1-555", "name": "Ann"},
+			"transfer": map[string]any{"mode": "warm", "recipient": "Priya"},
 			"tags":     []any{"sales", "demo"},
 			"segments": segments, "a/b": "odd",
 		},
 	}
 }
 
+// S0-06, S1-01, S2-17, P-04: rules on any field, with the reason where they don't match.
 func TestFilters(t *testing.T) {
 	for _, c := range []struct {
 		expr           string
@@ -42,6 +44,8 @@ func TestFilters(t *testing.T) {
 		{"event.data.caller.phone_number.startsWith('+1')", true, "", ""},
 		{"event.data['a/b'] == 'odd'", true, "", ""},
 		{"event.data.tags.exists(t, t == 'demo')", true, "", ""},
+		{"event.type == 'call.ended' && event.data.disposition == 'qualified'", true, "", ""},
+		{"event.data.transfer.mode == 'warm' && event.data.transfer.recipient != ''", true, "", ""},
 		{"has(event.data.campaign)", false, ReasonFiltered, ""},
 		{"has(event.data.campaign) && event.data.campaign == 'x'", false, ReasonFiltered, ""},
 		{"event.data.campaign == 'x' || event.data.vip", true, "", ""}, // an error that the other side outvotes
@@ -191,6 +195,20 @@ func TestRunawayExpressionsAreStopped(t *testing.T) {
 		require.ErrorAs(t, err, &failed, "%.60s", expr)
 		require.Regexp(t, "takes too long|more than [0-9]+ (bytes|values)", failed.Detail, "%.60s", expr)
 	}
+}
+
+// A pattern on a long text is not even begun.
+func TestAPatternThatWouldTakeTooLongIsNotRun(t *testing.T) {
+	f, err := CompileFilter("event.data.long.matches('(a?){200}(a{200})*b')")
+	require.NoError(t, err)
+	_, reason, detail := f.match(longSample())
+	require.Equal(t, ReasonFilterError, reason)
+	require.Equal(t, "matches takes too long on a text of 1048576 bytes", detail)
+	// Where the other side decides, it does not matter.
+	f, err = CompileFilter("event.data.long.matches('(a?){200}(a{200})*b') || event.data.vip")
+	require.NoError(t, err)
+	matched, _, _ := f.match(longSample())
+	require.True(t, matched)
 }
 
 // What an honest filter does on a large event stays within the budget.

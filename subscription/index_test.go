@@ -182,6 +182,17 @@ func TestTheIndexAnswersWhatAScanWould(t *testing.T) {
 			}
 			slices.Sort(want)
 			slices.Sort(others)
+			e := &event.Event{Type: typ, AgentID: agent}
+			for _, c := range b.Candidates(tenant, typ, agent) {
+				if reason, _ := c.Wants(e); reason != "" {
+					t.Fatalf("%s is a candidate and does not want it: %s", c.ID, reason)
+				}
+			}
+			for _, c := range b.OtherAgents(tenant, typ, agent, 1000) {
+				if reason, _ := c.Wants(e); reason != ReasonAgent {
+					t.Fatalf("%s is for other agents and says %q", c.ID, reason)
+				}
+			}
 			if got := ids(b.Candidates(tenant, typ, agent)); !slices.Equal(got, want) {
 				t.Fatalf("candidates of %s %s %q: %v, a scan finds %v", tenant, typ, agent, got, want)
 			}

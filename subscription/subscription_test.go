@@ -35,7 +35,7 @@ func TestDefaults(t *testing.T) {
 		"verification":"challenge","max_in_flight":32,"spread":1,"retry":{},"ordering":"none","lane":"standard","version":0}`, string(raw))
 }
 
-// S0-18, S1-06, S2-09, S2-11 to S2-17, S3-14: every member is taken, comes back as it was given, and travels on the feed.
+// S0-17, S0-18, S0-19, S1-06, S2-09, S2-12, S2-13, S2-15, S2-17, S3-14, S3-15: every member is taken, comes back as it was given, and travels on the feed.
 func TestEveryMemberIsKept(t *testing.T) {
 	const doc = `{"name":"CRM","url":"https://crm.example.com:8443/hooks?tenant=1","activate":false,
 		"events":["call.ended","transcript.*"],"agents":["a-1"],"filter":"event.data.disposition == 'qualified'",
@@ -204,6 +204,7 @@ func TestWhatIsNotJSON(t *testing.T) {
 	}
 }
 
+// S0-20, S2-12, S3-12, S4-03: https, and http where the operator allows it; nothing that means another place to another reader.
 func TestURLs(t *testing.T) {
 	for _, bad := range []string{"", "x", "/hook", "//host/x", "ftp://x.example", "http://x.example", "https://", "https:///x", "https://u:p@x.example", "https://u@x.example",
 		"https://x.example/#f", "https://x.example#", "https://x.example:0", "https://x.example:70000", "https://x.example:", "https://x.example:http", "https://x y.example",
@@ -215,6 +216,7 @@ func TestURLs(t *testing.T) {
 		require.Empty(t, checkURL(good, Rules{}), good)
 	}
 	require.Empty(t, checkURL("http://localhost:9000/", Rules{AllowHTTP: true}))
+	require.Contains(t, checkURL("http://x.example", Rules{}), "CALLSTREAM_ALLOW_HTTP_ENDPOINTS")
 	require.Equal(t, Origin("https://X.example/a"), Origin("https://x.example:443/b"))
 	require.NotEqual(t, Origin("https://x.example/a"), Origin("http://x.example/a"))
 }
@@ -238,6 +240,7 @@ func patch(t *testing.T, s *Subscription, doc string) *Subscription {
 	return next
 }
 
+// S2-10: a change says what changes; the rest stays, and so do the secrets.
 func TestMergePatch(t *testing.T) {
 	s, box := sealed(t, `{"url":"https://x.example","events":["call.ended"],"name":"CRM","agents":["a"],"auth":{"type":"bearer","token":"t1"},
 		"request":{"headers":{"X-A":"1","X-B":"2"},"timeout":"5s"},"ttl":"1h"}`)
@@ -279,6 +282,7 @@ func TestMergePatch(t *testing.T) {
 	}
 }
 
+// S0-21, S2-11, S3-11: nothing before verification, a switch of one's own, and activation as a step of its own.
 func TestStates(t *testing.T) {
 	s := parse(t, `{"url":"https://x.example","events":["*"],"activate":false}`)
 	var wrong *StateError
@@ -301,6 +305,7 @@ func TestStates(t *testing.T) {
 	require.Equal(t, StatePaused, s.State, "who paused it decides")
 }
 
+// S3-15, S1-10: what is tried again.
 func TestRetryOn(t *testing.T) {
 	var r Retry
 	for status, want := range map[int]bool{408: true, 425: true, 429: true, 500: true, 503: true, 599: true, 400: false, 404: false, 410: false, 301: false} {

@@ -5,9 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
-	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/google/cel-go/common/types"
@@ -146,31 +144,25 @@ func (w *templateWriter) list(l traits.Lister) error {
 	return nil
 }
 
+// object goes by the order that maps have here (orderedMap): that of their names.
 func (w *templateWriter) object(m traits.Mapper) error {
-	type member struct {
-		name string
-		v    ref.Val
-	}
-	members := make([]member, 0, int(m.Size().(types.Int)))
-	for it := m.Iterator(); it.HasNext() == types.True; {
+	w.out = append(w.out, '{')
+	before := ""
+	for it, first := m.Iterator(), true; it.HasNext() == types.True; first = false {
 		key := it.Next()
 		name, ok := key.ConvertToType(types.StringType).(types.String)
-		if !ok {
+		switch {
+		case !ok:
 			return &TemplateError{ReasonTemplateError, "the template yields an object with a name that is no string: " + key.Type().TypeName()}
-		}
-		members = append(members, member{string(name), m.Get(key)})
-	}
-	slices.SortFunc(members, func(a, b member) int { return strings.Compare(a.name, b.name) })
-	w.out = append(w.out, '{')
-	for i, member := range members {
-		if i > 0 {
-			if member.name == members[i-1].name {
-				return &TemplateError{ReasonTemplateError, "the template yields an object with the name " + strconv.Quote(shorten(member.name)) + " twice"}
-			}
+		case first:
+		case string(name) == before:
+			return &TemplateError{ReasonTemplateError, "the template yields an object with the name " + strconv.Quote(shorten(before)) + " twice"}
+		default:
 			w.out = append(w.out, ',')
 		}
-		w.out = append(event.AppendString(w.out, member.name), ':')
-		if err := w.value(member.v); err != nil {
+		before = string(name)
+		w.out = append(event.AppendString(w.out, before), ':')
+		if err := w.value(m.Get(key)); err != nil {
 			return err
 		}
 	}
