@@ -60,6 +60,16 @@ const (
 	historyWait = 20 * time.Second
 )
 
+// knowMissed waits until the history holds all that was skipped, and returns where the event topics begin.
+func (s *Service) knowMissed(ctx context.Context) (map[kafka.TopicPartition]int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, historyWait)
+	defer cancel()
+	if err := s.project.CaughtUp(ctx); err != nil {
+		return nil, err
+	}
+	return s.deps.starts(ctx)
+}
+
 // replayMissed asks for what a subscription missed while it was paused or disabled to be sent, each event once. A process
 // that dies half way has asked for a part; whoever calls again gets the rest.
 func (s *Service) replayMissed(ctx context.Context, store *storage.Store, p auth.Principal, sub *subscription.Subscription) (*startedReplay, error) {
@@ -67,17 +77,10 @@ func (s *Service) replayMissed(ctx context.Context, store *storage.Store, p auth
 	if err != nil {
 		return nil, err
 	}
-	if s.project != nil {
-		waiting, cancel := context.WithTimeout(ctx, historyWait)
-		defer cancel()
-		if err := s.project.CaughtUp(waiting); err != nil {
-			s.log.Warn("the history does not catch up", zap.Error(err))
-			return nil, refuse(http.StatusServiceUnavailable, "the subscription is active; what it missed can't be told yet, since the history is behind: ask for it again")
-		}
-	}
-	starts, err := s.deps.starts(ctx)
+	starts, err := s.knowMissed(ctx)
 	if err != nil {
-		return nil, err
+		s.log.Warn("what was missed can't be told", zap.Error(err))
+		return nil, refuse(http.StatusServiceUnavailable, "the subscription is active; what it missed can't be told now, since the history is behind or Kafka away: ask for it again")
 	}
 	replay := &startedReplay{}
 	command := event.Replay{

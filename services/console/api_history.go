@@ -1,7 +1,6 @@
 package console
 
 import (
-	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -442,17 +441,9 @@ func documentOfEvent(e *history.Event, of map[string][]*history.Delivery) eventD
 
 // readEvent adds what only the event's record has.
 func (s *Service) readEvent(ctx context.Context, known *history.Event, out *eventDetails) error {
-	r, err := s.deps.records.Record(ctx, known.Place)
+	e, err := s.recorded(ctx, known)
 	if err != nil {
 		return err
-	}
-	e, err := s.deps.Codec.DecodeEvent(ctx, r.Topic, r.Value)
-	if err != nil {
-		return err
-	}
-	if id := cmp.Or(e.ID, kafka.Header(r, kafka.HeaderID), event.PlaceID(r.Topic, r.Partition, r.Offset)); id != known.ID ||
-		cmp.Or(e.Tenant, kafka.Header(r, kafka.HeaderTenant)) != known.Tenant {
-		return errAnother
 	}
 	out.AgentID, out.Test, out.Data = e.AgentID, e.Test, e.AppendData(nil)
 	if e.HasSequence {

@@ -165,3 +165,19 @@ func TestAnEventOfThePastIsTested(t *testing.T) {
 		h.do("GET", path+"/stats?window="+bad, "").problem(422)
 	}
 }
+
+// A place in the log that holds another tenant's event by now gives nothing of it away.
+func TestAPlaceThatIsAnothersIsNotTested(t *testing.T) {
+	h := startOnKafka(t)
+	e, err := event.Parse([]byte(`{"id":"evt_1","type":"call.ended","call_id":"c-9","source":"api","data":{"mine":"planted"}}`))
+	require.NoError(t, err)
+	e.Tenant, e.Time, e.IngestedAt = "default", time.Now(), time.Now()
+	offset := h.produceEvent(e)
+	theirs := *e
+	theirs.Tenant = "other"
+	h.decide("sub_1", &theirs, offset, "queued", "", "", 1)
+	require.NoError(t, h.svc.project.CaughtUp(t.Context()))
+	answer := h.do("POST", "/v1/subscriptions:preview", `{"subscription":{"url":"https://x.example","events":["*"]},"event_id":"evt_1"}`, "X-Tenant", "other")
+	answer.problem(http.StatusNotFound)
+	require.NotContains(t, string(answer.body), "planted")
+}

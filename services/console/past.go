@@ -41,24 +41,38 @@ func (s *Service) past(ctx context.Context, tenant, id string) (*event.Event, er
 		return nil, refuse(http.StatusNotFound, "there is no such event in your tenant")
 	}
 	known := found[len(found)-1]
-	r, err := s.deps.records.Record(ctx, known.Place)
+	e, err := s.recorded(ctx, known)
 	switch {
-	case errors.Is(err, kafka.ErrGone), errors.Is(err, kafka.ErrNoRecord):
-		return nil, refuse(http.StatusNotFound, "retention has taken the event from the log")
+	case errors.Is(err, kafka.ErrGone), errors.Is(err, kafka.ErrNoRecord), errors.Is(err, errAnother):
+		return nil, refuse(http.StatusNotFound, "the event is in the log no more")
 	case err != nil:
 		return nil, fmt.Errorf("read the event %s: %w", id, err)
 	}
-	e, err := s.deps.Codec.DecodeEvent(ctx, r.Topic, r.Value)
-	if err != nil {
-		return nil, fmt.Errorf("read the event %s: %w", id, err)
-	}
-	// What direct producers leave to the record's headers, the history has.
-	e.ID, e.Tenant, e.Source, e.Type = known.ID, known.Tenant, known.Source, cmp.Or(e.Type, known.Type)
 	if e.Time.IsZero() {
 		e.Time = known.Time
 	}
 	if e.IngestedAt.IsZero() {
 		e.IngestedAt = known.AcceptedAt
 	}
+	return e, nil
+}
+
+// recorded reads the record that the history points to. Where the log was made anew another may stand there, which may be
+// another tenant's: then it is errAnother.
+func (s *Service) recorded(ctx context.Context, known *history.Event) (*event.Event, error) {
+	r, err := s.deps.records.Record(ctx, known.Place)
+	if err != nil {
+		return nil, err
+	}
+	e, err := s.deps.Codec.DecodeEvent(ctx, r.Topic, r.Value)
+	if err != nil {
+		return nil, err
+	}
+	id := cmp.Or(e.ID, kafka.Header(r, kafka.HeaderID), event.PlaceID(r.Topic, r.Partition, r.Offset))
+	if id != known.ID || cmp.Or(e.Tenant, kafka.Header(r, kafka.HeaderTenant)) != known.Tenant {
+		return nil, errAnother
+	}
+	// What direct producers leave to the record's headers, the history has.
+	e.ID, e.Tenant, e.Source, e.Type = known.ID, known.Tenant, known.Source, cmp.Or(e.Type, known.Type)
 	return e, nil
 }
