@@ -68,7 +68,7 @@ type field struct {
 func newExpressionEnv() (*cel.Env, error) {
 	str, list := cel.StringType, cel.ListType(cel.StringType)
 	return cel.NewEnv(
-		cel.CustomTypeAdapter(orderedValues{types.DefaultTypeAdapter}),
+		cel.CustomTypeAdapter(orderedValues{}),
 		cel.Variable("event", cel.MapType(cel.StringType, cel.DynType)),
 		cel.OptionalTypes(),
 		ext.Strings(), ext.Encoders(ext.EncodersVersion(1)),

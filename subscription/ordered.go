@@ -12,7 +12,7 @@ import (
 
 // orderedValues turns Go's values into CEL's. Its maps are gone through in the order of their keys, not in Go's, which is
 // another one each time: a template has to make the same bytes of an event that is read again.
-type orderedValues struct{ types.Adapter }
+type orderedValues struct{}
 
 // NativeToValue is types.Adapter.
 func (a orderedValues) NativeToValue(v any) ref.Val {
@@ -22,7 +22,7 @@ func (a orderedValues) NativeToValue(v any) ref.Val {
 	case []any:
 		return types.NewDynamicList(a, v)
 	}
-	return a.Adapter.NativeToValue(v)
+	return types.DefaultTypeAdapter.NativeToValue(v)
 }
 
 // orderedMap has no Fold, CEL's faster way through a map, so that all go by the Iterator.
