@@ -433,11 +433,11 @@ type pace struct {
 
 const (
 	// paceEvery is how long the lag must have grown or shrunk for the share to change.
-	paceEvery = 10 * time.Second
+	paceEvery = time.Minute
 	// paceStep is by how much it changes.
 	paceStep = 1.5
-	// tolerable is a lag that is none: what comes in while one batch is written.
-	tolerable = 10_000
+	// tolerable is a lag that is worked off in the pauses of the traffic.
+	tolerable = 100_000
 )
 
 // rest is how long to do nothing after work that took a while.
