@@ -3,6 +3,7 @@ package outbound
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/json"
 	"net/http"
 	"net/url"
 	"slices"
@@ -45,12 +46,54 @@ func echoesOf(h http.Header, secret func(name string) bool) echoes {
 	return all
 }
 
-// and returns e with one more secret.
+// and returns e with one more secret, as it was sent and as JSON and URLs spell it.
 func (e echoes) and(secret string) echoes {
 	if len(secret) < shortestMasked {
 		return e
 	}
-	return append(slices.Clip(e), secret)
+	e = append(slices.Clip(e), secret)
+	for _, spelling := range spellings(secret) {
+		if !slices.Contains(e, spelling) {
+			e = append(e, spelling)
+		}
+	}
+	return e
+}
+
+// spellings are those of a secret in what usual libraries write: JSON with and without an escaped slash and the characters
+// of HTML, and the percent-encodings, with either case of digits.
+func spellings(secret string) []string {
+	encode := func(html bool) string {
+		var b strings.Builder
+		encoder := json.NewEncoder(&b)
+		encoder.SetEscapeHTML(html)
+		if encoder.Encode(secret) != nil {
+			return secret
+		}
+		return b.String()[1 : b.Len()-len("\"\n")]
+	}
+	plain, html := encode(false), encode(true)
+	query, path := url.QueryEscape(secret), url.PathEscape(secret)
+	strict := strings.ReplaceAll(query, "+", "%20")
+	all := []string{plain, html, query, path, strict}
+	for _, text := range []string{plain, html} {
+		all = append(all, strings.ReplaceAll(text, "/", `\/`))
+	}
+	for _, text := range []string{query, path, strict} {
+		all = append(all, lowerHex(text))
+	}
+	return all
+}
+
+// lowerHex writes the digits of percent-encoded bytes in lower case.
+func lowerHex(s string) string {
+	b := []byte(s)
+	for i := 0; i+2 < len(b); i++ {
+		if b[i] == '%' {
+			copy(b[i+1:], bytes.ToLower(b[i+1:i+3]))
+		}
+	}
+	return string(b)
 }
 
 // body masks in place, with as many characters: what is shown of an answer keeps its length.

@@ -290,6 +290,22 @@ func TestEchoedSecretsAreMasked(t *testing.T) {
 	}
 }
 
+// An endpoint may spell what it got in its own way: as JSON, in a URL.
+func TestEchoedSecretsAreMaskedHoweverTheyAreSpelled(t *testing.T) {
+	const planted = `PLANTED+/"<tok>=1 é`
+	for _, spelled := range []string{
+		planted, `PLANTED+\/\"<tok>=1 é`, `PLANTED+/\"\u003ctok\u003e=1 é`, `PLANTED+\/\"\u003ctok\u003e=1 é`,
+		"PLANTED%2B%2F%22%3Ctok%3E%3D1+%C3%A9", "PLANTED%2b%2f%22%3ctok%3e%3d1%20%c3%a9",
+	} {
+		body := []byte("got " + spelled + " from you")
+		secrets := echoes(nil).and(planted)
+		secrets.body(body)
+		if strings.Contains(string(body), "PLANTED") || strings.Contains(secrets.text("got "+spelled), "PLANTED") {
+			t.Errorf("%s is recorded as %s", spelled, body)
+		}
+	}
+}
+
 // P-12: the addresses of the endpoint and of the token endpoint are checked, both go through the proxy where there is one,
 // and no error holds a URL.
 func TestEveryConnectionIsGuarded(t *testing.T) {
