@@ -551,17 +551,21 @@ func (r *Replay) ReadAvro(b []byte) error {
 	return d.done()
 }
 
-// ReplayEvent is one item of Replay.Events: an event's place in the log.
+// ReplayEvent is one item of Replay.Events: an event, by its place in the log.
 type ReplayEvent struct {
 	Topic     string // Topic of the event's record.
 	Partition int32  // Partition of the event's record.
 	Offset    int64  // Offset of the event's record.
+	ID        string // The event's id: a log that was cut or made anew has another one at the place. Empty: whichever is there.
+	Source    string // The event's source, within which its id is unique.
 }
 
 func (r *ReplayEvent) appendAvro(b []byte) []byte {
 	b = appendString(b, r.Topic)
 	b = appendInt(b, int64(r.Partition))
 	b = appendLong(b, r.Offset)
+	b = appendString(b, r.ID)
+	b = appendString(b, r.Source)
 	return b
 }
 
@@ -569,6 +573,8 @@ func (r *ReplayEvent) readAvro(d *reader) {
 	r.Topic = d.string()
 	r.Partition = int32(d.int())
 	r.Offset = d.long()
+	r.ID = d.string()
+	r.Source = d.string()
 }
 
 // Response is the record of that name: a captured response of an endpoint, for the agent's screen.
@@ -637,6 +643,8 @@ type Signal struct {
 	Detail              string    // Why, in words.
 	At                  time.Time // When it was noticed.
 	Dispatcher          string    // The dispatcher that noticed.
+	HTTPStatus          int       // Status of the answer that showed it; 0: none did.
+	EventType           string    // Type of the event whose delivery showed it; empty where none did.
 }
 
 // SchemaName returns the full name of the record's Avro schema.
@@ -652,6 +660,8 @@ func (r *Signal) AppendAvro(b []byte) []byte {
 	b = appendString(b, r.Detail)
 	b = appendMicros(b, r.At)
 	b = appendString(b, r.Dispatcher)
+	b = appendInt(b, int64(r.HTTPStatus))
+	b = appendString(b, r.EventType)
 	return b
 }
 
@@ -666,6 +676,8 @@ func (r *Signal) ReadAvro(b []byte) error {
 	r.Detail = d.string()
 	r.At = d.micros()
 	r.Dispatcher = d.string()
+	r.HTTPStatus = int(d.int())
+	r.EventType = d.string()
 	return d.done()
 }
 

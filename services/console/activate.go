@@ -103,7 +103,7 @@ func (s *Service) replayMissed(ctx context.Context, store *storage.Store, p auth
 				continue
 			}
 			skipped = append(skipped, storage.Skipped{Delivery: m.DeliveryID, AfterReplay: m.ReplayID,
-				Event: event.ReplayEvent{Topic: m.Place.Topic, Partition: m.Place.Partition, Offset: m.Place.Offset}})
+				Event: event.ReplayEvent{Topic: m.Place.Topic, Partition: m.Place.Partition, Offset: m.Place.Offset, ID: m.EventID, Source: m.Source}})
 		}
 		events, receipt, err := store.Replay(ctx, command, skipped, change)
 		if err != nil {

@@ -99,6 +99,7 @@ func TestWhatWasMissedIsSentOnce(t *testing.T) {
 		require.LessOrEqual(t, len(c.Events), 1000)
 		for _, e := range c.Events {
 			require.Equal(t, topic.CallsEvents, e.Topic)
+			require.Equal(t, fmt.Sprintf("evt_%d api", e.Offset), e.ID+" "+e.Source, "what the place may hold no longer")
 			require.False(t, offsets[e.Offset], "offset %d twice", e.Offset)
 			offsets[e.Offset] = true
 		}
@@ -118,7 +119,7 @@ func TestWhatWasMissedIsSentOnce(t *testing.T) {
 	third := h.do("POST", path+"/activate", `{"replay_missed":true}`).replay()
 	require.Equal(t, 1, third.Events)
 	require.Greater(t, third.ID, first.ID, "the ids of replays grow")
-	require.Equal(t, []event.ReplayEvent{{Topic: topic.CallsEvents, Offset: 7}}, h.replays()[2].Events)
+	require.Equal(t, []event.ReplayEvent{{Topic: topic.CallsEvents, Offset: 7, ID: "evt_7", Source: "api"}}, h.replays()[2].Events)
 
 	audit := h.audited("action=replayed&id=" + id)
 	require.Len(t, audit.Items, 3)

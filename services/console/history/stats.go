@@ -110,6 +110,7 @@ func percentiles(d []time.Duration) Percentiles {
 type Missed struct {
 	DeliveryID string
 	EventID    string
+	Source     string
 	Reason     string
 	// ReplayID is the replay that skipped it again; empty where none did.
 	ReplayID string
@@ -124,7 +125,7 @@ func (m Missed) Cursor() Cursor { return m.cursor }
 // Missed lists what a subscription missed while it was paused or disabled, the oldest events first. What was replayed
 // since has another state, unless that was skipped as well.
 func (s *Store) Missed(ctx context.Context, tenant, subscription string, after Cursor, limit int) ([]Missed, error) {
-	rows, err := s.query(ctx, `SELECT d.id, d.event_id, d.reason, d.replay_id, d.created_at, e.record_topic, e.record_partition, e.record_offset
+	rows, err := s.query(ctx, `SELECT d.id, d.event_id, d.source, d.reason, d.replay_id, d.created_at, e.record_topic, e.record_partition, e.record_offset
 		FROM history_deliveries d JOIN history_events e ON e.id = d.event_id AND e.tenant = d.tenant AND e.source = d.source
 		WHERE d.tenant = ? AND d.subscription_id = ? AND d.state = 'skipped' AND d.reason IN ('paused', 'disabled')
 			AND (d.created_at, d.id) > (?, ?)
@@ -137,7 +138,7 @@ func (s *Store) Missed(ctx context.Context, tenant, subscription string, after C
 	for rows.Next() {
 		var m Missed
 		var created int64
-		if err := rows.Scan(&m.DeliveryID, &m.EventID, &m.Reason, &m.ReplayID, &created, &m.Place.Topic, &m.Place.Partition, &m.Place.Offset); err != nil {
+		if err := rows.Scan(&m.DeliveryID, &m.EventID, &m.Source, &m.Reason, &m.ReplayID, &created, &m.Place.Topic, &m.Place.Partition, &m.Place.Offset); err != nil {
 			return nil, fmt.Errorf("list what was missed: %w", err)
 		}
 		m.cursor = Cursor{CreatedAt: fromMicros(created), ID: m.DeliveryID}
