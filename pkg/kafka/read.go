@@ -22,6 +22,9 @@ var (
 	// ErrNoRecord means that there is no record at the place: it is beyond the partition's end, belongs to a transaction
 	// that was not committed, or is the marker of one.
 	ErrNoRecord = errors.New("there is no record at this place")
+	// ErrUnreadable means that the partition's leader is there and does not hand out what can be read: it refuses, or what
+	// it sends is damaged. That lasts until somebody mends it, if anybody can.
+	ErrUnreadable = errors.New("the record can't be read")
 )
 
 // Place is where a record stands.
@@ -64,8 +67,8 @@ func NewReader(cfg Config, log *zap.Logger) (*Reader, error) {
 // Close disconnects.
 func (r *Reader) Close() { r.client.Close() }
 
-// Record returns the record at a place. Its error wraps ErrGone or ErrNoRecord where there is none to be had; every other
-// one is worth a retry.
+// Record returns the record at a place. Its error wraps ErrGone or ErrNoRecord where there is none to be had, and
+// ErrUnreadable where no retry will help before somebody does; every other one is worth a retry.
 func (r *Reader) Record(ctx context.Context, at Place) (*kgo.Record, error) {
 	var record *kgo.Record
 	var failed error
@@ -129,7 +132,7 @@ func (r *Reader) fetch(ctx context.Context, from Place) (stretch, error) {
 	ask := ctx
 	for tries := 1; ; tries++ {
 		batch, err := r.fetchOnce(ask, from)
-		if err == nil || errors.Is(err, ErrGone) || !kerr.IsRetriable(err) && !kgo.IsRetryableBrokerErr(err) {
+		if err == nil || errors.Is(err, ErrGone) || !again(err) {
 			return batch, err
 		}
 		timer := time.NewTimer(backoff(tries))
@@ -143,6 +146,20 @@ func (r *Reader) fetch(ctx context.Context, from Place) (stretch, error) {
 	}
 }
 
+// again says whether an error may be gone at the next try.
+func again(err error) bool {
+	return errors.Is(err, errNotYet) || kerr.IsRetriable(err) || kgo.IsRetryableBrokerErr(err)
+}
+
+// unreadable marks an answer about a partition that won't be another one soon. A broker whose disk is damaged calls that
+// worth a retry.
+func unreadable(err error) error {
+	if kerr.IsRetriable(err) && !errors.Is(err, kerr.CorruptMessage) && !errors.Is(err, kerr.KafkaStorageError) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrUnreadable, err)
+}
+
 func (r *Reader) fetchOnce(ctx context.Context, from Place) (stretch, error) {
 	topics, err := r.admin.ListTopics(ctx, from.Topic)
 	if err != nil {
@@ -154,7 +171,7 @@ func (r *Reader) fetchOnce(ctx context.Context, from Place) (stretch, error) {
 	case errors.Is(detail.Err, kerr.UnknownTopicOrPartition), detail.Err == nil && !ok:
 		return stretch{}, ErrGone
 	case detail.Err != nil:
-		return stretch{}, fmt.Errorf("find the leader: %w", detail.Err)
+		return stretch{}, fmt.Errorf("find the leader: %w", unreadable(detail.Err))
 	case partition.Leader < 0:
 		return stretch{}, fmt.Errorf("find the leader: %w", kerr.LeaderNotAvailable)
 	}
@@ -186,10 +203,32 @@ func (r *Reader) fetchOnce(ctx context.Context, from Place) (stretch, error) {
 	switch {
 	case errors.Is(read.Err, kerr.OffsetOutOfRange):
 		return r.outOfRange(ctx, from)
-	case read.Err != nil:
-		return stretch{}, read.Err
+	case read.Err != nil && len(read.Records) == 0: // what came before a damaged batch is whole
+		return stretch{}, unreadable(read.Err)
+	case len(read.Records) == 0 && next <= from.Offset && read.LastStableOffset <= from.Offset:
+		return r.beyondEnd(ctx, from)
 	}
 	return stretch{records: read.Records, next: next}, nil
+}
+
+// beyondEnd tells a place that nothing was written to from one that the leader does not hand out yet: a new leader learns
+// only after a while how far the others have followed, and answers until then as if the log ended earlier. Asked for the
+// end, it says that it doesn't know (KIP-207).
+func (r *Reader) beyondEnd(ctx context.Context, from Place) (stretch, error) {
+	ends, err := r.admin.ListEndOffsets(ctx, from.Topic)
+	if err != nil {
+		return stretch{}, fmt.Errorf("find the partition's end: %w", err)
+	}
+	end, ok := ends.Lookup(from.Topic, from.Partition)
+	switch {
+	case !ok:
+		return stretch{}, ErrGone
+	case end.Err != nil:
+		return stretch{}, fmt.Errorf("find the partition's end: %w", end.Err)
+	case from.Offset < end.Offset:
+		return stretch{}, errNotYet
+	}
+	return stretch{}, nil
 }
 
 // outOfRange tells what retention took from what is yet to come: a broker's answer says only that it has neither.
@@ -209,5 +248,7 @@ func (r *Reader) outOfRange(ctx context.Context, from Place) (stretch, error) {
 	}
 	return stretch{}, nil
 }
+
+var errNotYet = errors.New("the partition's leader does not hand out the record yet")
 
 var errFetchAnswer = errors.New("a broker's answer is not to what was asked")

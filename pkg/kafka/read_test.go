@@ -6,7 +6,10 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/zap"
 
 	"github.com/callstream/callstream/pkg/kafka"
@@ -63,6 +66,68 @@ func TestReaderReadsByPlace(t *testing.T) {
 	record, err := reader.Record(t.Context(), at(0, 5))
 	require.NoError(t, err)
 	require.Equal(t, "0000000010", string(record.Value))
+}
+
+// A leader that is not sure how far its followers are hands out nothing, which is not to say that there is nothing; one that
+// refuses, or sends damaged bytes, is told from one that can't be reached.
+func TestReaderTellsWhatIsNotHandedOut(t *testing.T) {
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "log"))
+	require.NoError(t, err)
+	defer cluster.Close()
+	cfg := kafka.Config{Brokers: cluster.ListenAddrs()}
+	client, err := kgo.NewClient(kgo.SeedBrokers(cfg.Brokers...), kgo.DisableClientMetrics())
+	require.NoError(t, err)
+	defer client.Close()
+	for range 2 {
+		require.NoError(t, client.ProduceSync(t.Context(), &kgo.Record{Topic: "log", Value: []byte("x")}).FirstErr())
+	}
+	reader, err := kafka.NewReader(cfg, zap.NewNop())
+	require.NoError(t, err)
+	defer reader.Close()
+	// answer has the leader give the next answer to one kind of request.
+	answer := func(change func(p *kmsg.FetchResponseTopicPartition)) {
+		cluster.ControlKey(kmsg.Fetch.Int16(), func(req kmsg.Request) (kmsg.Response, error, bool) {
+			fetch := req.(*kmsg.FetchRequest)
+			resp := fetch.ResponseKind().(*kmsg.FetchResponse)
+			topic, p := kmsg.NewFetchResponseTopic(), kmsg.NewFetchResponseTopicPartition()
+			topic.Topic, topic.TopicID = fetch.Topics[0].Topic, fetch.Topics[0].TopicID
+			change(&p)
+			topic.Partitions = append(topic.Partitions, p)
+			resp.Topics = append(resp.Topics, topic)
+			return resp, nil, true
+		})
+	}
+	behind := func(p *kmsg.FetchResponseTopicPartition) { p.HighWatermark, p.LastStableOffset = 1, 1 }
+
+	answer(behind)
+	_, err = reader.Record(t.Context(), kafka.Place{Topic: "log", Offset: 1})
+	require.NoError(t, err, "it comes when the leader is sure")
+	answer(behind)
+	cluster.ControlKey(kmsg.ListOffsets.Int16(), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		list := req.(*kmsg.ListOffsetsRequest)
+		resp := list.ResponseKind().(*kmsg.ListOffsetsResponse)
+		topic, p := kmsg.NewListOffsetsResponseTopic(), kmsg.NewListOffsetsResponseTopicPartition()
+		topic.Topic, p.ErrorCode = "log", kerr.OffsetNotAvailable.Code
+		topic.Partitions = append(topic.Partitions, p)
+		resp.Topics = append(resp.Topics, topic)
+		return resp, nil, true
+	})
+	_, err = reader.Record(t.Context(), kafka.Place{Topic: "log", Offset: 1})
+	require.NoError(t, err, "nor is the end known while it isn't sure")
+	_, err = reader.Record(t.Context(), kafka.Place{Topic: "log", Offset: 2})
+	require.ErrorIs(t, err, kafka.ErrNoRecord)
+
+	for _, change := range []func(p *kmsg.FetchResponseTopicPartition){
+		func(p *kmsg.FetchResponseTopicPartition) { p.ErrorCode = kerr.TopicAuthorizationFailed.Code },
+		func(p *kmsg.FetchResponseTopicPartition) {
+			p.HighWatermark, p.LastStableOffset, p.RecordBatches = 2, 2, make([]byte, 100)
+			p.RecordBatches[11], p.RecordBatches[16] = 88, 2
+		},
+	} {
+		answer(change)
+		_, err = reader.Record(t.Context(), kafka.Place{Topic: "log", Offset: 1})
+		require.ErrorIs(t, err, kafka.ErrUnreadable)
+	}
 }
 
 // What a transaction took back was never written, and its markers are no records.
