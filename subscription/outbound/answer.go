@@ -2,6 +2,7 @@ package outbound
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strings"
 	"time"
@@ -49,8 +50,16 @@ type Answer struct {
 	echoes  echoes
 }
 
+// errTokenLate is why a request is not made although there is a token for it by now.
+var errTokenLate = errors.New("the token endpoint took so long that too little time was left for the request; the next attempt has its token")
+
+// leastTime is what has to be left of a timeout for a request to be made: cut shorter, it would end as the endpoint's
+// timeout, which it isn't.
+func leastTime(timeout time.Duration) time.Duration { return min(time.Second, timeout/4) }
+
 // Send makes one request for a delivery, to where its type is routed, and reads the answer, all within the
-// subscription's timeout or until ctx ends. Waiting for an access token counts.
+// subscription's timeout or until ctx ends. Waiting for an access token counts; where that takes nearly all of the time,
+// no request is made.
 func (t *Target) Send(ctx context.Context, d *event.Delivery, o Attempt) Answer {
 	a := Answer{target: t, echoes: t.echoes, Started: time.Now()}
 	to, err := t.endpointOf(d.EventType)
@@ -60,9 +69,12 @@ func (t *Target) Send(ctx context.Context, d *event.Delivery, o Attempt) Answer 
 	}
 	timeout, token := t.timeout, ""
 	if t.tokens != nil {
+		began := t.sender.opts.Now()
 		token, a.Err = t.tokens.get(ctx, timeout)
-		a.Took = time.Since(a.Started)
-		timeout -= a.Took
+		a.Took = t.sender.opts.Now().Sub(began)
+		if timeout -= a.Took; a.Err == nil && timeout < leastTime(t.timeout) {
+			a.Err = tokenError(errTokenLate)
+		}
 	}
 	q := t.requests.Get().(*request)
 	q.fill(t, to, d, o, token)

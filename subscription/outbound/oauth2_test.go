@@ -261,6 +261,28 @@ func TestAHangingTokenEndpointIsNotWaitedForLonger(t *testing.T) {
 	}
 }
 
+// What a slow token endpoint leaves of the time is too little for the endpoint, which would be blamed for it: the attempt
+// is the token's failure, and the next one has the token.
+func TestATokenThatComesTooLateServesTheNextAttempt(t *testing.T) {
+	var advance func()
+	tokens, hook, target, c := grant(t, hooktest.TokensOptions{Lifetime: time.Hour, Answer: func(int) hooktest.Answer {
+		advance()
+		return hooktest.Answer{}
+	}})
+	advance = func() { c.advance(subscription.DefaultTimeout - 100*time.Millisecond) }
+	a := target.Send(t.Context(), testDelivery(), Attempt{Number: 1})
+	if egress.ClassOf(a.Err) != ClassOAuth2 || a.Took < 9*time.Second {
+		t.Errorf("ended as %v after %s", a.Err, a.Took)
+	}
+	if n := len(hook.Requests()); n != 0 {
+		t.Errorf("%d requests were made", n)
+	}
+	delivers(t, target)
+	if n := tokens.Asked(); n != 1 {
+		t.Errorf("asked %d times", n)
+	}
+}
+
 func TestTokenLifetimes(t *testing.T) {
 	now := time.Now()
 	for body, want := range map[string]time.Duration{
