@@ -28,10 +28,15 @@ func (s *Store) AgentSubscription(ctx context.Context, tenant, agent string) (*s
 }
 
 // SetAgentSubscription makes next, nil for none, what stands for an agent's post-call webhook. before is what
-// AgentSubscription said, nil for none; if that is no longer so, the error is ErrStale and nothing changes.
+// AgentSubscription said, nil for none; if that is no longer so, the error is ErrStale and nothing changes. None for an
+// agent that never had settings leaves it without.
 func (s *Store) SetAgentSubscription(ctx context.Context, tenant, agent string, before, next *subscription.Subscription, c Change) (Receipt, error) {
 	var receipt Receipt
 	err := s.change(ctx, "change the settings of an agent", func(t tx) error {
+		if before == nil && next == nil {
+			// No row to lock: whoever makes settings at this moment comes after this.
+			return noSettings(ctx, t, tenant, agent)
+		}
 		// The row is made first, so that there is one to lock.
 		if _, err := t.exec(ctx, `INSERT INTO agent_settings (tenant, agent_id, subscription, updated_at) VALUES (?, ?, '', ?) ON CONFLICT DO NOTHING`,
 			tenant, agent, micros(s.Now())); err != nil {
@@ -54,8 +59,6 @@ func (s *Store) SetAgentSubscription(ctx context.Context, tenant, agent string, 
 			receipt, err = s.replace(ctx, t, now, next, c)
 		case now != nil:
 			receipt, err = s.end(ctx, t, now, c)
-		default:
-			err = nil
 		}
 		if err != nil {
 			return err
@@ -68,4 +71,20 @@ func (s *Store) SetAgentSubscription(ctx context.Context, tenant, agent string, 
 		return err
 	})
 	return receipt, err
+}
+
+// noSettings is nil where nothing stands for an agent's webhook, and ErrStale where something does.
+func noSettings(ctx context.Context, t tx, tenant, agent string) error {
+	var id string
+	err := t.row(ctx, `SELECT subscription FROM agent_settings WHERE tenant = ? AND agent_id = ?`, tenant, agent).Scan(&id)
+	if err == nil {
+		_, err = present(ctx, t, tenant, id, 0)
+	}
+	switch {
+	case err == nil:
+		return ErrStale
+	case errors.Is(err, sql.ErrNoRows), errors.Is(err, ErrNotFound):
+		return nil
+	}
+	return err
 }
