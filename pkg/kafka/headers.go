@@ -16,6 +16,14 @@ const (
 	HeaderTraceparent = "traceparent"
 )
 
+// EventHeaders are the headers of an event's record.
+func EventHeaders(eventType, id, source, tenant, traceparent string) []kgo.RecordHeader {
+	return []kgo.RecordHeader{
+		StringHeader(HeaderType, eventType), StringHeader(HeaderID, id), StringHeader(HeaderSource, source),
+		StringHeader(HeaderTenant, tenant), StringHeader(HeaderTraceparent, traceparent),
+	}
+}
+
 // Headers of delivery records, besides those of event records. A retry rewrites headers only: the value's bytes never
 // change. Numbers are decimal.
 const (

@@ -1,10 +1,6 @@
 package dispatcher
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
-	"fmt"
 	"time"
 
 	"github.com/callstream/callstream/pkg/kafka"
@@ -16,7 +12,6 @@ import (
 const (
 	viaPrimary    = "primary"
 	signalDisable = "disable"
-	typeExhausted = "delivery.exhausted"
 	// largestOriginal bounds the original bytes in a dead letter; beyond it they are only pointed to. It is what a
 	// delivery record may be, and leaves room for the rest in what a dead letter may be.
 	largestOriginal = 6 << 20
@@ -82,7 +77,6 @@ func (s *Service) deadLetter(d *event.Delivery, j *job, a *event.Attempt, detail
 // exhaustedEvent is what subscribers of callstream's own events learn of a delivery that ran out of attempts. Its id
 // follows from the delivery's, so that a repeat after a crash is the same event.
 func exhaustedEvent(d *event.Delivery, dead *event.DeadLetter, now time.Time) (*event.Event, error) {
-	sum := sha256.Sum256([]byte(typeExhausted + "\x00" + d.ID + "\x00" + d.ReplayID))
 	data := map[string]any{
 		"subscription_id": d.SubscriptionID, "subscription_version": dead.SubscriptionVersion, "delivery_id": d.ID,
 		"event_id": d.EventID, "type": d.EventType, "attempts": dead.Attempts, "error_class": dead.ErrorClass,
@@ -95,22 +89,11 @@ func exhaustedEvent(d *event.Delivery, dead *event.DeadLetter, now time.Time) (*
 	if dead.Error != "" {
 		data["error"] = dead.Error
 	}
-	whole := map[string]any{
-		"id": "evt_" + hex.EncodeToString(sum[:16]), "type": typeExhausted, "tenant": d.Tenant, "source": "callstream",
-		"time": now.UTC().Format(time.RFC3339Nano), "data": data,
-	}
-	if d.CallID != "" {
-		whole["call_id"] = d.CallID
-	}
-	raw, err := json.Marshal(whole)
+	e, err := event.NewOwn(event.TypeExhausted, d.Tenant, now, data, d.ID, d.ReplayID)
 	if err != nil {
-		return nil, fmt.Errorf("write %s as JSON: %w", typeExhausted, err)
+		return nil, err
 	}
-	e, err := event.Parse(raw)
-	if err != nil {
-		return nil, fmt.Errorf("make a %s: %w", typeExhausted, err)
-	}
-	e.IngestedAt, e.Traceparent = now, d.Traceparent
+	e.CallID, e.Traceparent = d.CallID, d.Traceparent
 	return e, nil
 }
 

@@ -212,7 +212,8 @@ func TestGoneDisablesAtOnceAndAfterARestart(t *testing.T) {
 		t.Errorf("dead letter: %+v", l)
 	}
 	signals := decoded[event.Signal](r, r.read(topic.Signals), 1)
-	if s := signals[0]; s.Kind != "disable" || s.SubscriptionID != "sub_1" || s.SubscriptionVersion != 1 || s.Tenant != "acme" || s.Reason != reasonGone {
+	if s := signals[0]; s.Kind != "disable" || s.SubscriptionID != "sub_1" || s.SubscriptionVersion != 1 || s.Tenant != "acme" || s.Reason != reasonGone ||
+		s.HTTPStatus != 410 || s.EventType == "" {
 		t.Errorf("signal: %+v", s)
 	}
 	r.deliver("sub_1", 1, nil)

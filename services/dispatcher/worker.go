@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"runtime"
 	"time"
 
@@ -390,6 +391,7 @@ func (s *Service) disable(f *follow, d *event.Delivery, version int64, now time.
 	s.writeRecord(f, topic.Signals, &kgo.Record{Key: []byte(d.SubscriptionID)}, &event.Signal{
 		Kind: signalDisable, Tenant: d.Tenant, SubscriptionID: d.SubscriptionID, SubscriptionVersion: version,
 		Reason: reasonGone, Detail: "the endpoint answered 410 Gone", At: now, Dispatcher: s.name,
+		HTTPStatus: http.StatusGone, EventType: d.EventType,
 	})
 }
 
@@ -430,11 +432,8 @@ func (s *Service) writeEvent(f *follow, e *event.Event) {
 	for tries := 1; ; tries++ {
 		value, err := s.codec.EncodeEvent(ctx, nil, e)
 		if err == nil {
-			f.write(kgo.Record{Topic: e.Topic(), Key: e.Key(), Value: value, Headers: []kgo.RecordHeader{
-				kafka.StringHeader(kafka.HeaderType, e.Type), kafka.StringHeader(kafka.HeaderID, e.ID),
-				kafka.StringHeader(kafka.HeaderSource, e.Source), kafka.StringHeader(kafka.HeaderTenant, e.Tenant),
-				kafka.StringHeader(kafka.HeaderTraceparent, e.Traceparent),
-			}})
+			f.write(kgo.Record{Topic: e.Topic(), Key: e.Key(), Value: value,
+				Headers: kafka.EventHeaders(e.Type, e.ID, e.Source, e.Tenant, e.Traceparent)})
 			return
 		}
 		if err := wait(ctx, backoff(tries)); err != nil {
