@@ -129,6 +129,7 @@ func (a *apiSet) putAgent(ctx context.Context, store *storage.Store, p auth.Prin
 			return nil, err
 		}
 		detail["method"] = next.Verification
+		change.Tells = occasion{verified: true, reason: actionVerified}.events
 	}
 	receipt, err := store.SetAgentSubscription(ctx, p.Tenant, in.AgentID.AgentID, before, next, change)
 	if errors.Is(err, storage.ErrStale) && version == 0 {

@@ -256,7 +256,8 @@ func (a *apiSet) change(ctx context.Context, store *storage.Store, p auth.Princi
 		return nil, err
 	}
 	detail := map[string]any{}
-	sub, receipt, err := store.UpdateSubscription(ctx, p.Tenant, id, version, storage.Change{Actor: p.Actor(), Action: what.name, Detail: detail},
+	tells := occasion{verified: what.name == actionVerified, reason: what.name}.events
+	sub, receipt, err := store.UpdateSubscription(ctx, p.Tenant, id, version, storage.Change{Actor: p.Actor(), Action: what.name, Detail: detail, Tells: tells},
 		func(sub *subscription.Subscription) (*subscription.Subscription, error) {
 			before := sub.Clone()
 			next, err := edit(sub)

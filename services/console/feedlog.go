@@ -11,7 +11,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// feedLog is the log behind the feeds. Each topic has one partition.
+// feedLog is the log behind the feeds, each of which has one partition, and what else goes through the outbox.
 type feedLog interface {
 	// append writes a record, nil being a tombstone, and returns its offset once every in-sync replica has it.
 	append(ctx context.Context, name string, r feedRecord) (int64, error)
@@ -23,8 +23,10 @@ type feedLog interface {
 type feedRecord struct {
 	key   string
 	value []byte // nil is a tombstone
-	// database tells which database wrote the record.
+	// database tells which database wrote the record; empty for what is no feed's.
 	database string
+	// headers are those of what is no feed's.
+	headers []kgo.RecordHeader
 }
 
 // headerDatabase carries feedRecord.database. It keeps a console with another database from taking a feed over.
@@ -64,8 +66,10 @@ func (l *kafkaLog) starts(ctx context.Context) (map[kafka.TopicPartition]int64, 
 }
 
 func (l *kafkaLog) append(ctx context.Context, name string, r feedRecord) (int64, error) {
-	rec := &kgo.Record{Topic: name, Key: []byte(r.key), Value: r.value,
-		Headers: []kgo.RecordHeader{kafka.StringHeader(headerDatabase, r.database)}}
+	rec := &kgo.Record{Topic: name, Key: []byte(r.key), Value: r.value, Headers: r.headers}
+	if r.database != "" {
+		rec.Headers = append(rec.Headers, kafka.StringHeader(headerDatabase, r.database))
+	}
 	if err := l.producer.ProduceSync(ctx, rec); err != nil {
 		return 0, fmt.Errorf("write to %s: %w", name, err)
 	}

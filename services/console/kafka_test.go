@@ -62,6 +62,27 @@ func TestOnKafka(t *testing.T) {
 	require.Eventually(t, func() bool { return h.do("GET", "/v1/subscriptions/"+id, "").str("state") == "disabled" }, 30*time.Second, 20*time.Millisecond)
 	require.Eventually(t, func() bool { return shows(id, 1, 3, false)(book) }, 10*time.Second, 5*time.Millisecond)
 
+	// What became of the endpoint is on the topic of our own events, as filters read it.
+	var told []string
+	own, err := kafka.NewFeed(kafka.FeedConfig{Config: brokers, Log: zap.NewNop(), Topic: topic.OwnEvents, Apply: func(r *kgo.Record) {
+		e, err := h.deps.Codec.DecodeEvent(context.WithoutCancel(t.Context()), r.Topic, r.Value)
+		if err != nil {
+			t.Errorf("an event: %v", err)
+			return
+		}
+		require.Equal(t, kafka.EventHeaders(e.Type, e.ID, "callstream", "default", e.Traceparent), r.Headers)
+		require.Equal(t, "default/"+id, string(r.Key))
+		told = append(told, e.Type)
+	}})
+	require.NoError(t, err)
+	reading, stop := context.WithCancel(t.Context())
+	read := make(chan error, 1)
+	go func() { read <- own.Run(reading) }()
+	require.NoError(t, own.WaitFor(t.Context(), 2))
+	stop()
+	require.NoError(t, <-read)
+	require.Equal(t, []string{"endpoint.verified", "endpoint.disabled"}, told)
+
 	h.stop()
 	require.NoError(t, feed.CatchUp(t.Context()))
 	before := feed.Applied()

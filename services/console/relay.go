@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/callstream/callstream/pkg/kafka"
+	"github.com/callstream/callstream/pkg/telemetry"
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/schemas/topic"
 	"github.com/callstream/callstream/services/console/storage"
@@ -47,6 +49,7 @@ var ErrForeignFeed = errors.New("the feeds belong to another database: point CAL
 // codec is the part of event.Codec that the relay uses.
 type codec interface {
 	Encode(ctx context.Context, dst []byte, r event.Record) ([]byte, error)
+	EncodeEvent(ctx context.Context, dst []byte, e *event.Event) ([]byte, error)
 	Decode(ctx context.Context, value []byte, r event.Record) error
 }
 
@@ -177,22 +180,45 @@ func (r *relay) drain(ctx context.Context, store *storage.Store) (int, error) {
 }
 
 func (r *relay) publish(ctx context.Context, e storage.Entry) (int64, error) {
-	record, err := r.record(e)
-	if err != nil {
-		return 0, err
-	}
-	value, err := r.codec.Encode(ctx, nil, record)
+	record, err := r.feedRecord(ctx, e)
 	if err != nil {
 		return 0, fmt.Errorf("encode %s %s: %w", e.Kind, e.ID, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout+5*time.Second)
 	defer cancel()
-	offset, err := r.feeds.append(ctx, feedTopic(e.Kind), feedRecord{key: e.ID, value: value, database: r.database})
+	offset, err := r.feeds.append(ctx, feedTopic(e.Kind), record)
 	if err != nil {
 		return 0, err
 	}
 	r.metrics.published.Add(ctx, 1, metric.WithAttributes(attribute.String("kind", string(e.Kind))))
 	return offset, nil
+}
+
+// feedRecord is an entry as it is written.
+func (r *relay) feedRecord(ctx context.Context, e storage.Entry) (feedRecord, error) {
+	if e.Kind == storage.KindEvent {
+		return r.eventRecord(ctx, e)
+	}
+	record, err := r.record(e)
+	if err != nil {
+		return feedRecord{}, err
+	}
+	value, err := r.codec.Encode(ctx, nil, record)
+	return feedRecord{key: e.ID, value: value, database: r.database}, err
+}
+
+// eventRecord is the record of one of callstream's own events, as the producer and the dispatcher write theirs.
+func (r *relay) eventRecord(ctx context.Context, e storage.Entry) (feedRecord, error) {
+	own, err := event.Parse(e.Spec)
+	if err != nil {
+		return feedRecord{}, err
+	}
+	own.IngestedAt, own.Traceparent = e.At, telemetry.NewTraceparent()
+	value, err := r.codec.EncodeEvent(ctx, nil, own)
+	return feedRecord{
+		key: string(own.Key()), value: value,
+		headers: kafka.EventHeaders(own.Type, own.ID, own.Source, own.Tenant, own.Traceparent),
+	}, err
 }
 
 // record is what the feed carries of an entry, in the present epoch.
@@ -259,6 +285,8 @@ func feedTopic(kind storage.Kind) string {
 		return topic.Keys
 	case storage.KindReplay:
 		return topic.Replays
+	case storage.KindEvent:
+		return topic.OwnEvents
 	}
 	return topic.Subscriptions
 }

@@ -102,6 +102,9 @@ func (s *Service) applySignal(ctx context.Context, signal event.Signal) (outcome
 	}
 	change := storage.Change{Actor: actor, Action: action, Detail: map[string]any{
 		"reason": signal.Reason, "detail": signal.Detail, "at": signal.At, "version": signal.SubscriptionVersion}}
+	if event.TopicOf(signal.EventType) != topic.OwnEvents { // a delivery of one of our own events never causes another
+		change.Tells = occasion{reason: signal.Reason, detail: signal.Detail, status: signal.HTTPStatus}.events
+	}
 	outcome = "stale"
 	_, receipt, err := store.UpdateSubscription(ctx, signal.Tenant, signal.SubscriptionID, signal.SubscriptionVersion, change,
 		func(sub *subscription.Subscription) (*subscription.Subscription, error) {

@@ -18,6 +18,8 @@ const (
 	KindKey          Kind = "key"
 	// KindReplay is a command, which has a topic and no state of its own.
 	KindReplay Kind = "replay"
+	// KindEvent is one of callstream's own events, which has neither.
+	KindEvent Kind = "event"
 )
 
 // Entry is one version of an object on its way to the feed.
@@ -28,7 +30,7 @@ type Entry struct {
 	Tenant  string
 	Version int64
 	Deleted bool
-	// Spec is the object as JSON, Secrets a JSON object of sealed secrets; both empty for a deletion.
+	// Spec is the object, or the event, as JSON, Secrets a JSON object of sealed secrets; both empty for a deletion.
 	Spec    json.RawMessage
 	Secrets json.RawMessage
 	// At is when the change was made.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/subscription"
 )
 
@@ -17,6 +18,9 @@ type Change struct {
 	Action string
 	// Detail is written to the audit log as JSON. It must hold no secret.
 	Detail any
+	// Tells returns the events of callstream's own that tell of a subscription's change, which go through the outbox with
+	// it; before is nil for a new one. Where Tells is nil there are none.
+	Tells func(before, after *subscription.Subscription) ([]*event.Event, error)
 }
 
 // Receipt is the place of a change in the outbox; Published tells when it is on the feed.
@@ -43,7 +47,7 @@ func (s *Store) insert(ctx context.Context, t tx, sub *subscription.Subscription
 	if err := r.insert(ctx, t); err != nil {
 		return 0, err
 	}
-	return s.record(ctx, t, subscriptionEntry(sub.ID, sub.Tenant, sub.Version, false, r.spec, r.secrets), c)
+	return s.recordState(ctx, t, nil, sub, r, c)
 }
 
 // UpdateSubscription changes a subscription of a tenant: edit gets the present one and returns the next, or an error that
@@ -100,7 +104,27 @@ func (s *Store) replace(ctx context.Context, t tx, now, next *subscription.Subsc
 		r.version, r.spec, r.secrets, r.state, r.position, r.previousUntil, r.updatedAt, r.id); err != nil {
 		return 0, err
 	}
-	return s.record(ctx, t, subscriptionEntry(next.ID, next.Tenant, next.Version, false, r.spec, r.secrets), c)
+	return s.recordState(ctx, t, now, next, r, c)
+}
+
+// recordState records a version of a subscription, and after it the events that tell of it: whoever reads one of them
+// finds the feed to say the same.
+func (s *Store) recordState(ctx context.Context, t tx, before, after *subscription.Subscription, r subscriptionRow, c Change) (Receipt, error) {
+	receipt, err := s.record(ctx, t, subscriptionEntry(after.ID, after.Tenant, after.Version, false, r.spec, r.secrets), c)
+	if err != nil || c.Tells == nil {
+		return receipt, err
+	}
+	events, err := c.Tells(before, after)
+	if err != nil {
+		return 0, err
+	}
+	for _, e := range events {
+		entry := Entry{Kind: KindEvent, ID: e.ID, Tenant: e.Tenant, Version: after.Version, Spec: e.AppendJSON(nil)}
+		if _, err := insertEntry(ctx, t, after.UpdatedAt, entry); err != nil {
+			return 0, err
+		}
+	}
+	return receipt, nil
 }
 
 // DeleteSubscription ends a subscription. Its row stays, as the next version, until Forget drops it.
