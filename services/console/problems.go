@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/callstream/callstream/pkg/problem"
+	"github.com/callstream/callstream/services/console/history"
 	"github.com/callstream/callstream/services/console/storage"
 	"github.com/callstream/callstream/subscription"
 	"github.com/danielgtaylor/huma/v2"
@@ -52,6 +53,8 @@ func (s *Service) answer(ctx context.Context, err error) error {
 		return refuse(http.StatusNotFound, "there is no such object in your tenant")
 	case errors.Is(err, storage.ErrStale):
 		return refuse(http.StatusPreconditionFailed, "the object has changed since: get it again and decide anew")
+	case errors.Is(err, history.ErrTooSlow):
+		return refuse(http.StatusServiceUnavailable, "too many deliveries would have to be looked at: narrow it by a subscription, an event or a call, or by since and until")
 	case ctx.Err() != nil:
 		return refuse(http.StatusServiceUnavailable, "the request was given up")
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"errors"
+	"math"
 	"slices"
 	"time"
 
@@ -18,6 +19,7 @@ type Attempt struct {
 	// Number is the attempt's, from 1; 0 is the record of a decision not to send.
 	Number    int
 	StartedAt time.Time // whole microseconds
+	ReplayID  string    // of the replay that it belongs to
 }
 
 // Place is where the record is.
@@ -25,8 +27,18 @@ func (a Attempt) Place() kafka.Place {
 	return kafka.Place{Topic: topic.Attempts, Partition: a.Partition, Offset: a.Offset}
 }
 
+// compare orders attempts as they were made: by their numbers before their clocks, which were those of several machines.
 func (a Attempt) compare(b Attempt) int {
-	return cmp.Or(a.StartedAt.Compare(b.StartedAt), cmp.Compare(a.Number, b.Number), cmp.Compare(a.Partition, b.Partition), cmp.Compare(a.Offset, b.Offset))
+	return cmp.Or(cmp.Compare(a.ReplayID, b.ReplayID), cmp.Compare(a.turn(), b.turn()), a.StartedAt.Compare(b.StartedAt),
+		cmp.Compare(a.Partition, b.Partition), cmp.Compare(a.Offset, b.Offset))
+}
+
+// turn is the attempt's number; a decision not to send comes after all attempts.
+func (a Attempt) turn() int {
+	if a.Number == 0 {
+		return math.MaxInt
+	}
+	return a.Number
 }
 
 // maxAttempts bounds the pointers of one row: the newest are kept. Schedules allow for a tenth of it.
@@ -56,13 +68,15 @@ func sent(attempts []Attempt) (Attempt, bool) {
 	return Attempt{}, false
 }
 
-// appendAttempts writes pointers as numbers of variable length, a dozen bytes each.
+// appendAttempts writes pointers as numbers of variable length, a dozen bytes each, and the replay where there is one.
 func appendAttempts(dst []byte, attempts []Attempt) []byte {
 	for _, a := range attempts {
 		dst = binary.AppendUvarint(dst, uint64(a.Partition))
 		dst = binary.AppendUvarint(dst, uint64(a.Offset))
 		dst = binary.AppendUvarint(dst, uint64(a.Number))
 		dst = binary.AppendVarint(dst, micros(a.StartedAt))
+		dst = binary.AppendUvarint(dst, uint64(len(a.ReplayID)))
+		dst = append(dst, a.ReplayID...)
 	}
 	return dst
 }
@@ -85,7 +99,13 @@ func parseAttempts(raw []byte) ([]Attempt, error) {
 			return nil, errAttempts
 		}
 		raw = raw[size:]
-		attempts = append(attempts, Attempt{Partition: int32(n[0]), Offset: int64(n[1]), Number: int(n[2]), StartedAt: fromMicros(at)})
+		length, size := binary.Uvarint(raw)
+		if size <= 0 || length > uint64(len(raw)-size) {
+			return nil, errAttempts
+		}
+		replay := string(raw[size : size+int(length)])
+		raw = raw[size+int(length):]
+		attempts = append(attempts, Attempt{Partition: int32(n[0]), Offset: int64(n[1]), Number: int(n[2]), StartedAt: fromMicros(at), ReplayID: replay})
 	}
 	return attempts, nil
 }

@@ -3,6 +3,8 @@ package history
 import (
 	"cmp"
 	"time"
+
+	"github.com/callstream/callstream/pkg/kafka"
 )
 
 // The states of a delivery.
@@ -47,7 +49,11 @@ type Delivery struct {
 	NextAttemptAt       time.Time // while retrying
 	ReplayID            string    // of the replay that led to it
 	kind                int
+	number              int // of the attempt; 0 where it was none
 	stateAt             time.Time
+
+	// Place is where the event's record is; zero where no decision tells.
+	Place kafka.Place
 
 	// Attempts points to what was tried, oldest first.
 	Attempts []Attempt
@@ -90,12 +96,19 @@ type deliveryKey struct{ id, occurrence string }
 
 func (d *Delivery) key() deliveryKey { return deliveryKey{d.ID, d.Occurrence} }
 
-// compareState orders what records say of the state; the greatest holds. The last comparisons only make it the same
-// whatever the order that records come in.
+// ended says whether the record is of an attempt, or of the decision not to make one, that no other comes after.
+func (d *Delivery) ended() bool { return d.kind == kindAttempt && d.State != StateRetrying }
+
+// compareState orders what records say of the state; the greatest holds. What the endpoint took it has, whatever a replay
+// decides later. Clocks come late: an attempt and the next are often made by two dispatchers, whose clocks may differ by
+// more than the time between them. The last comparisons only make it the same whatever the order that records come in.
 func (d *Delivery) compareState(o *Delivery) int {
 	return cmp.Or(
+		compareBool(d.State == StateDelivered, o.State == StateDelivered),
 		cmp.Compare(d.ReplayID, o.ReplayID), // a replay begins anew; their ids grow
 		cmp.Compare(d.kind, o.kind),
+		compareBool(d.ended(), o.ended()),
+		cmp.Compare(d.number, o.number),
 		d.stateAt.Compare(o.stateAt),
 		cmp.Compare(d.State, o.State), cmp.Compare(d.Reason, o.Reason), cmp.Compare(d.Detail, o.Detail),
 		cmp.Compare(d.SubscriptionVersion, o.SubscriptionVersion), d.NextAttemptAt.Compare(o.NextAttemptAt),
@@ -118,13 +131,32 @@ func (d *Delivery) merge(o *Delivery) {
 	d.UpdatedAt = later(d.UpdatedAt, o.UpdatedAt)
 	if d.compareState(o) < 0 {
 		d.State, d.Reason, d.Detail, d.SubscriptionVersion, d.NextAttemptAt = o.State, o.Reason, o.Detail, o.SubscriptionVersion, o.NextAttemptAt
-		d.ReplayID, d.kind, d.stateAt = o.ReplayID, o.kind, o.stateAt
+		d.ReplayID, d.kind, d.number, d.stateAt = o.ReplayID, o.kind, o.number, o.stateAt
+	}
+	if comparePlace(d.Place, o.Place) < 0 {
+		d.Place = o.Place
 	}
 	mine, have := sent(d.Attempts)
 	if theirs, ok := sent(o.Attempts); ok && (!have || mine.compare(theirs) < 0) {
 		d.Via, d.HTTPStatus, d.ErrorClass, d.Duration = o.Via, o.HTTPStatus, o.ErrorClass, o.Duration
 	}
 	d.Attempts = union(d.Attempts, o.Attempts)
+}
+
+// comparePlace orders places; that of the later record of a repeated event is the greater, and is kept the longest.
+func comparePlace(a, b kafka.Place) int {
+	return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Partition, b.Partition), cmp.Compare(a.Offset, b.Offset))
+}
+
+// compareBool has false before true.
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
 }
 
 // earlier is the earlier of two times, where both are known.

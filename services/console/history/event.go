@@ -43,7 +43,7 @@ func (e *Event) compareRecord(o *Event) int {
 	return cmp.Or(
 		cmp.Compare(e.grade, o.grade),
 		o.AcceptedAt.Compare(e.AcceptedAt),
-		cmp.Compare(o.Place.Topic, e.Place.Topic), cmp.Compare(o.Place.Partition, e.Place.Partition), cmp.Compare(o.Place.Offset, e.Place.Offset),
+		comparePlace(o.Place, e.Place),
 		cmp.Compare(e.Type, o.Type), cmp.Compare(e.CallID, o.CallID), e.Time.Compare(o.Time),
 	)
 }

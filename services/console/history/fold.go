@@ -141,7 +141,7 @@ func (b *batch) decision(ctx context.Context, codec Codec, r *kgo.Record) error 
 			ID: one.DeliveryID, Tenant: d.Tenant, SubscriptionID: one.SubscriptionID, EventID: d.EventID, Source: d.Source, Type: d.EventType, CallID: d.CallID,
 			CreatedAt: or(d.AcceptedAt, d.DecidedAt), UpdatedAt: d.DecidedAt,
 			State: one.Outcome, Reason: one.Reason, Detail: one.Detail, SubscriptionVersion: one.SubscriptionVersion, ReplayID: d.ReplayID,
-			kind: kindDecision, stateAt: d.DecidedAt,
+			kind: kindDecision, stateAt: d.DecidedAt, Place: at,
 		}
 		if row.ID == "" {
 			row.ID = event.DeliveryID(d.Tenant, d.Source, d.EventID, one.SubscriptionID)
@@ -166,8 +166,8 @@ func (b *batch) attempt(ctx context.Context, codec Codec, r *kgo.Record) error {
 		ID: a.DeliveryID, Tenant: a.Tenant, SubscriptionID: a.SubscriptionID, EventID: a.EventID, Source: a.Source, Type: a.EventType, CallID: a.CallID,
 		CreatedAt: or(a.AcceptedAt, a.StartedAt), UpdatedAt: a.StartedAt.Add(time.Duration(a.DurationMicros) * time.Microsecond),
 		State: a.Outcome, Reason: a.Reason, SubscriptionVersion: a.SubscriptionVersion, NextAttemptAt: a.NextAttemptAt, ReplayID: a.ReplayID,
-		kind: kindAttempt, stateAt: a.StartedAt,
-		Attempts: []Attempt{{Partition: r.Partition, Offset: r.Offset, Number: a.Attempt, StartedAt: a.StartedAt}},
+		kind: kindAttempt, number: a.Attempt, stateAt: a.StartedAt,
+		Attempts: []Attempt{{Partition: r.Partition, Offset: r.Offset, Number: a.Attempt, StartedAt: a.StartedAt, ReplayID: name(a.ReplayID)}},
 		Via:      a.Via, HTTPStatus: a.HTTPStatus, ErrorClass: a.ErrorClass, Duration: time.Duration(a.DurationMicros) * time.Microsecond,
 	}
 	if row.State == "retry" {
@@ -196,7 +196,7 @@ func (b *batch) deadLetter(ctx context.Context, codec Codec, r *kgo.Record) erro
 			ID: l.DeliveryID, Tenant: l.Tenant, SubscriptionID: l.SubscriptionID, EventID: l.EventID, Source: l.Source, Type: l.EventType, CallID: l.CallID,
 			CreatedAt: l.DeadAt, UpdatedAt: l.DeadAt,
 			State: StateDead, Reason: l.Reason, Detail: l.Detail, SubscriptionVersion: l.SubscriptionVersion, ReplayID: replayOf(ctx, codec, &l),
-			kind: kindAttempt, stateAt: l.DeadAt,
+			kind: kindAttempt, number: l.Attempts, stateAt: l.DeadAt,
 		})
 		return nil
 	}

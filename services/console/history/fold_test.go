@@ -8,6 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"pgregory.net/rapid"
 
+	"github.com/callstream/callstream/pkg/kafka"
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/schemas/topic"
 	"github.com/callstream/callstream/services/console/storage"
@@ -132,6 +133,100 @@ func TestAReplayBeginsAnew(t *testing.T) {
 		require.Equal(t, StateDelivered, d[0].State)
 		require.Equal(t, 1, d[0].Requests())
 		require.Len(t, d[0].Attempts, 2)
+	})
+}
+
+// What the endpoint took it has: a replay that finds the event filtered or the subscription paused does not undo it.
+func TestAReplayDoesNotUndoADelivery(t *testing.T) {
+	onEach(t, func(t *testing.T, cfg storage.Config) {
+		w, s := newWorld(t), open(t, cfg)
+		e := w.happens("e1", 0)
+		w.decided(e, "e1", 1, "", event.DecisionEntry{SubscriptionID: "sub_1", Outcome: StateQueued})
+		w.tried("e1", "sub_1", 2, nil)
+		w.decided(e, "e1", 60, "rpl_1", event.DecisionEntry{SubscriptionID: "sub_1", Outcome: StateSkipped, Reason: "paused"})
+		w.tried("e1", "sub_1", 61, func(a *event.Attempt) {
+			a.Attempt, a.Outcome, a.Reason, a.HTTPStatus, a.ReplayID = 0, StateSkipped, "paused", 0, "rpl_2"
+		})
+		w.project(s, w.all()...)
+		d, err := s.Delivery(t.Context(), "acme", w.delivery("e1", "sub_1"))
+		require.NoError(t, err)
+		require.Equal(t, []string{StateDelivered, ""}, []string{d[0].State, d[0].Reason})
+		missed, err := s.Missed(t.Context(), "acme", "sub_1", Cursor{}, 10)
+		require.NoError(t, err)
+		require.Empty(t, missed)
+	})
+}
+
+// Attempts are made by dispatchers whose clocks differ: whatever they say, and in whatever order the records come, the row
+// says how the attempts ended, and shows the last request.
+func TestAttemptsUnderAnyClocks(t *testing.T) {
+	cfg := storage.Config{DataDir: t.TempDir()}
+	s := open(t, cfg)
+	rapid.Check(t, func(rt *rapid.T) {
+		require.NoError(t, Rebuild(t.Context(), cfg))
+		w := newWorld(t)
+		clock := func() int { return rapid.IntRange(-100, 100).Draw(rt, "clock") }
+		w.decided(w.happens("e1", 0), "e1", clock(), "", event.DecisionEntry{SubscriptionID: "sub_1", Outcome: StateQueued})
+		retries := rapid.IntRange(0, 4).Draw(rt, "retries")
+		for n := range retries {
+			w.tried("e1", "sub_1", clock(), func(a *event.Attempt) {
+				a.Attempt, a.Outcome, a.Reason, a.HTTPStatus, a.NextAttemptAt = n+1, "retry", "http_5xx", 500+n, w.at(1000)
+			})
+		}
+		end := rapid.SampledFrom([]string{StateDelivered, StateDead, StateSkipped, StateRetrying}).Draw(rt, "end")
+		wantStatus := 499 + retries
+		switch {
+		case end == StateSkipped: // says no number: nothing was sent
+			w.tried("e1", "sub_1", clock(), func(a *event.Attempt) { a.Attempt, a.Outcome, a.Reason, a.HTTPStatus = 0, end, "paused", 0 })
+			if retries == 0 {
+				wantStatus = 0
+			}
+		case end == StateRetrying:
+			wantStatus = 599
+			w.tried("e1", "sub_1", clock(), func(a *event.Attempt) {
+				a.Attempt, a.Outcome, a.Reason, a.HTTPStatus = retries+1, "retry", "http_5xx", wantStatus
+			})
+		default:
+			wantStatus = 299
+			w.tried("e1", "sub_1", clock(), func(a *event.Attempt) {
+				a.Attempt, a.Outcome, a.Reason, a.HTTPStatus = retries+1, end, "because", wantStatus
+			})
+		}
+		for _, part := range [][]*kgo.Record{rapid.Permutation(w.all()).Draw(rt, "order"), rapid.Permutation(w.all()).Draw(rt, "repeats")} {
+			w.project(s, part...)
+			d, err := s.Delivery(t.Context(), "acme", w.delivery("e1", "sub_1"))
+			require.NoError(t, err)
+			if d[0].State != end || d[0].HTTPStatus != wantStatus {
+				rt.Fatalf("%s with status %d, want %s with %d", d[0].State, d[0].HTTPStatus, end, wantStatus)
+			}
+			for i, a := range d[0].Attempts {
+				if a.Number != 0 && a.Number != i+1 {
+					rt.Fatalf("attempt %d stands at %d", a.Number, i)
+				}
+			}
+		}
+	})
+}
+
+// P-07: what was missed can be replayed for as long as its row is there, whatever became of the event's own row; and what
+// has no place any more is still in the list, to be counted.
+func TestMissedNeedsNoEventRow(t *testing.T) {
+	onEach(t, func(t *testing.T, cfg storage.Config) {
+		w, s := newWorld(t), open(t, cfg)
+		w.happens("e0", 0)
+		e := w.happens("e1", 1)
+		w.decided(e, "e1", 2, "", event.DecisionEntry{SubscriptionID: "sub_1", Outcome: StateSkipped, Reason: "paused"})
+		w.tried("e2", "sub_1", 3, func(a *event.Attempt) { a.Attempt, a.Outcome, a.Reason, a.HTTPStatus = 0, StateSkipped, "paused", 0 }) // its decision is gone
+		w.project(s, w.all()...)
+		_, err := s.delete(t.Context(), "history_events", "accepted_at", micros(w.at(1000)), 100, nil)
+		require.NoError(t, err)
+		missed, err := s.Missed(t.Context(), "acme", "sub_1", Cursor{}, 10)
+		require.NoError(t, err)
+		places := map[string]kafka.Place{}
+		for _, m := range missed {
+			places[m.EventID] = m.Place
+		}
+		require.Equal(t, map[string]kafka.Place{"e1": {Topic: topic.CallsEvents, Offset: e.Offset}, "e2": {}}, places)
 	})
 }
 

@@ -61,15 +61,16 @@ func (k *keeper) clean(ctx context.Context) error {
 	for _, table := range []struct {
 		name, at    string
 		rows, fresh *int64
+		note        func(ctx context.Context, t tx, chosen string, args []any) error
 	}{
-		{"history_deliveries", "created_at", &k.rows.deliveries, &k.fresh.deliveries},
-		{"history_events", "accepted_at", &k.rows.events, &k.fresh.events},
+		{"history_deliveries", "created_at", &k.rows.deliveries, &k.fresh.deliveries, k.noteMissed},
+		{"history_events", "accepted_at", &k.rows.events, &k.fresh.events, nil},
 	} {
 		most := max(keepBatch, 2**table.fresh)
-		n, err := k.store.delete(ctx, table.name, table.at, before, most)
+		n, err := k.store.delete(ctx, table.name, table.at, before, most, table.note)
 		if excess := *table.rows - n - k.cfg.MaxDeliveries; err == nil && excess > 0 && n < most {
 			var older int64
-			older, err = k.store.delete(ctx, table.name, table.at, math.MaxInt64, min(excess, most-n))
+			older, err = k.store.delete(ctx, table.name, table.at, math.MaxInt64, min(excess, most-n), table.note)
 			n += older
 		}
 		if err != nil {
@@ -82,21 +83,43 @@ func (k *keeper) clean(ctx context.Context) error {
 		*table.rows, *table.fresh = *table.rows-n, 0
 		more = more || n == most
 	}
-	if !more {
-		k.cleaned = now
+	if more {
+		return nil
 	}
-	return nil
+	k.cleaned = now
+	return k.store.change(ctx, "forget what was missed long ago", func(t tx) error {
+		_, err := t.exec(ctx, `DELETE FROM history_forgotten WHERE forgotten_at < ?`, before)
+		return err
+	})
 }
 
-// delete deletes the oldest rows of a table whose time is before a limit, at most so many.
-func (s *Store) delete(ctx context.Context, table, at string, before, most int64) (int64, error) {
+// noteMissed counts what subscriptions missed among the rows that are to be deleted: who asks for it is told that it is
+// lost.
+func (k *keeper) noteMissed(ctx context.Context, t tx, chosen string, args []any) error {
+	_, err := t.exec(ctx, `INSERT INTO history_forgotten (tenant, subscription_id, missed, forgotten_at)
+		SELECT tenant, subscription_id, COUNT(*), CAST(? AS BIGINT) FROM history_deliveries WHERE `+missed+` AND `+chosen+` GROUP BY tenant, subscription_id
+		ON CONFLICT (tenant, subscription_id) DO UPDATE SET missed = history_forgotten.missed + excluded.missed, forgotten_at = excluded.forgotten_at`,
+		append([]any{micros(k.cfg.Now())}, args...)...)
+	return err
+}
+
+// delete deletes the oldest rows of a table whose time is before a limit, at most so many; note, where it is not nil, is
+// told which before that, by a condition.
+func (s *Store) delete(ctx context.Context, table, at string, before, most int64, note func(ctx context.Context, t tx, chosen string, args []any) error) (int64, error) {
 	row := "rowid"
 	if s.db.Postgres {
 		row = "ctid"
 	}
+	// The order by rows makes it the same ones both times, where many have one time.
+	chosen, args := row+" IN (SELECT "+row+" FROM "+table+" WHERE "+at+" < ? ORDER BY "+at+", "+row+" LIMIT ?)", []any{before, most}
 	var n int64
 	err := s.change(ctx, "delete old rows", func(t tx) error {
-		done, err := t.exec(ctx, "DELETE FROM "+table+" WHERE "+row+" IN (SELECT "+row+" FROM "+table+" WHERE "+at+" < ? ORDER BY "+at+" LIMIT ?)", before, most)
+		if note != nil {
+			if err := note(ctx, t, chosen, args); err != nil {
+				return err
+			}
+		}
+		done, err := t.exec(ctx, "DELETE FROM "+table+" WHERE "+chosen, args...)
 		if err != nil {
 			return err
 		}

@@ -306,6 +306,48 @@ func TestRowsAreKeptForATime(t *testing.T) {
 	})
 }
 
+// P-07: what a subscription missed stays counted when its rows are deleted, by number or by age, for as long as the history
+// goes back; what others missed or got is not counted.
+func TestWhatWasMissedIsCountedWhenItIsDeleted(t *testing.T) {
+	onEach(t, func(t *testing.T, cfg storage.Config) {
+		w, s := newWorld(t), open(t, cfg)
+		for i := range 100 {
+			id := fmt.Sprintf("e%03d", i)
+			w.decided(w.happens(id, 0), id, 1, "", event.DecisionEntry{SubscriptionID: "sub_paused", Outcome: StateSkipped, Reason: []string{"paused", "disabled"}[i%2]},
+				event.DecisionEntry{SubscriptionID: "sub_filtered", Outcome: StateSkipped, Reason: "filtered"}, event.DecisionEntry{SubscriptionID: "sub_sent", Outcome: StateQueued})
+		}
+		w.project(s, w.all()...)
+		lost := func(second int, most int64) (forgotten, left int) {
+			t.Helper()
+			p, err := NewProjection(ProjectionConfig{Kafka: kafka.Config{Brokers: []string{"127.0.0.1:1"}}, Codec: w.codec, Log: zap.NewNop(), Meter: telemetry.Nop().Meter,
+				Retention: time.Hour, MaxDeliveries: most, Now: func() time.Time { return w.at(second) }}, s)
+			require.NoError(t, err)
+			defer p.Close()
+			k, err := p.newKeeper(t.Context())
+			require.NoError(t, err)
+			require.NoError(t, k.clean(t.Context()))
+			for _, other := range [][2]string{{"acme", "sub_filtered"}, {"acme", "sub_sent"}, {"other", "sub_paused"}} {
+				n, err := s.Forgotten(t.Context(), other[0], other[1])
+				require.NoError(t, err)
+				require.Zero(t, n)
+			}
+			forgotten, err = s.Forgotten(t.Context(), "acme", "sub_paused")
+			require.NoError(t, err)
+			missed, err := s.Missed(t.Context(), "acme", "sub_paused", Cursor{}, 1000)
+			require.NoError(t, err)
+			return forgotten, len(missed)
+		}
+		forgotten, left := lost(10, 150)
+		require.Equal(t, 100, forgotten+left, "each is in the list, or counted")
+		require.Positive(t, left)
+		require.Positive(t, forgotten)
+		forgotten, left = lost(3700, 150)
+		require.Equal(t, []int{100, 0}, []int{forgotten, left}, "those of age are counted as well")
+		forgotten, _ = lost(3700+3700, 150)
+		require.Zero(t, forgotten)
+	})
+}
+
 // The projection takes its share of a processor, more while it falls behind, and less again when it no longer does.
 func TestPace(t *testing.T) {
 	p, now := pace{least: 0.25, share: 0.25}, time.Unix(0, 0)

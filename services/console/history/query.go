@@ -61,7 +61,8 @@ func (w *where) after(c Cursor) {
 	}
 }
 
-// Deliveries lists a tenant's deliveries, those of the newest events first.
+// Deliveries lists a tenant's deliveries, those of the newest events first. It fails with ErrTooSlow where too many others
+// have to be looked at to find them.
 func (s *Store) Deliveries(ctx context.Context, tenant string, f Filter, after Cursor, limit int) ([]*Delivery, error) {
 	var w where
 	w.and("tenant = ?", name(tenant))
@@ -86,7 +87,12 @@ func (s *Store) Deliveries(ctx context.Context, tenant string, f Filter, after C
 		w.and("created_at < ?", micros(f.Until))
 	}
 	w.after(after)
-	return s.deliveries(ctx, w, "created_at DESC, id DESC, occurrence DESC", limit)
+	var found []*Delivery
+	err := s.search(ctx, func(ctx context.Context) (err error) {
+		found, err = s.deliveries(ctx, w, "created_at DESC, id DESC, occurrence DESC", limit)
+		return err
+	})
+	return found, err
 }
 
 func (s *Store) deliveries(ctx context.Context, w where, order string, limit int) ([]*Delivery, error) {

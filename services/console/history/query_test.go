@@ -1,8 +1,10 @@
 package history
 
 import (
+	"context"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -59,6 +61,35 @@ func TestDeliveriesAreFound(t *testing.T) {
 		require.Empty(t, find(Filter{Type: "call.started"}))
 		require.Len(t, find(Filter{Since: w.at(5), Until: w.at(7)}), 4)
 		require.Len(t, find(Filter{ID: w.delivery("e07", "sub_1")}), 1)
+	})
+}
+
+// A search that has to look at too many rows is given up, and does not keep the connections from whoever asks for one
+// thing.
+func TestSearchesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &Store{searches: make(chan struct{}, 1)}
+		busy := make(chan error)
+		go func() {
+			busy <- s.search(t.Context(), func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
+		}()
+		synctest.Wait()
+		require.ErrorIs(t, s.search(t.Context(), func(context.Context) error { t.Error("there was no turn"); return nil }), ErrTooSlow)
+		require.ErrorIs(t, <-busy, ErrTooSlow)
+		require.NoError(t, s.search(t.Context(), func(context.Context) error { return nil }))
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		require.NotErrorIs(t, s.search(gone, func(ctx context.Context) error { return ctx.Err() }), ErrTooSlow)
+	})
+	onEach(t, func(t *testing.T, cfg storage.Config) {
+		s := open(t, cfg)
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		var n int
+		err := s.search(ctx, func(ctx context.Context) error {
+			return s.db.Read.QueryRowContext(ctx, `WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT COUNT(*) FROM n`).Scan(&n)
+		})
+		require.ErrorIs(t, err, context.DeadlineExceeded, "the database ends a statement with its context")
 	})
 }
 

@@ -33,8 +33,18 @@ type Percentiles struct {
 // mostMeasured bounds the deliveries that percentiles are made of.
 const mostMeasured = 10_000
 
-// Stats counts a subscription's deliveries of events that were accepted since a time.
+// Stats counts a subscription's deliveries of events that were accepted since a time. It fails with ErrTooSlow where they
+// are too many.
 func (s *Store) Stats(ctx context.Context, tenant, subscription string, since time.Time) (Stats, error) {
+	var stats Stats
+	err := s.search(ctx, func(ctx context.Context) (err error) {
+		stats, err = s.stats(ctx, tenant, subscription, since)
+		return err
+	})
+	return stats, err
+}
+
+func (s *Store) stats(ctx context.Context, tenant, subscription string, since time.Time) (Stats, error) {
 	stats := Stats{States: map[string]int64{}, Reasons: map[string]int64{}, Failures: map[string]int64{}}
 	rows, err := s.query(ctx, `SELECT state, CASE WHEN state IN ('skipped', 'dead') THEN reason ELSE '' END AS why,
 			CASE WHEN state IN ('retrying', 'dead') THEN error_class ELSE '' END AS failure, COUNT(*)
@@ -114,7 +124,8 @@ type Missed struct {
 	Reason     string
 	// ReplayID is the replay that skipped it again; empty where none did.
 	ReplayID string
-	// Place is where the event's record is or was: Kafka's retention may have taken it meanwhile.
+	// Place is where the event's record is or was: Kafka's retention may have taken it meanwhile. Zero where it is not
+	// known any more.
 	Place  kafka.Place
 	cursor Cursor
 }
@@ -122,19 +133,32 @@ type Missed struct {
 // Cursor is its place in the list.
 func (m Missed) Cursor() Cursor { return m.cursor }
 
+// missed is the condition of Missed; it is that of an index.
+const missed = `state = 'skipped' AND reason IN ('paused', 'disabled')`
+
+// Forgotten is how many deliveries that a subscription missed the history had to delete, for their age or because there
+// were too many of all subscriptions'. It is remembered for as long as the history goes back.
+func (s *Store) Forgotten(ctx context.Context, tenant, subscription string) (int, error) {
+	var n int
+	row := s.db.Read.QueryRowContext(ctx, s.db.Bind(`SELECT COALESCE(SUM(missed), 0) FROM history_forgotten WHERE tenant = ? AND subscription_id = ?`), name(tenant), name(subscription))
+	if err := row.Scan(&n); err != nil {
+		return 0, fmt.Errorf("count what was forgotten: %w", err)
+	}
+	return n, nil
+}
+
 // Missed lists what a subscription missed while it was paused or disabled, the oldest events first. What was replayed
 // since has another state, unless that was skipped as well.
 func (s *Store) Missed(ctx context.Context, tenant, subscription string, after Cursor, limit int) ([]Missed, error) {
-	rows, err := s.query(ctx, `SELECT d.id, d.event_id, d.source, d.reason, d.replay_id, d.created_at, e.record_topic, e.record_partition, e.record_offset
-		FROM history_deliveries d JOIN history_events e ON e.id = d.event_id AND e.tenant = d.tenant AND e.source = d.source
-		WHERE d.tenant = ? AND d.subscription_id = ? AND d.state = 'skipped' AND d.reason IN ('paused', 'disabled')
-			AND (d.created_at, d.id) > (?, ?)
-		ORDER BY d.created_at, d.id LIMIT ?`, name(tenant), name(subscription), micros(after.CreatedAt), after.ID, limit)
+	rows, err := s.query(ctx, `SELECT id, event_id, source, reason, replay_id, created_at, record_topic, record_partition, record_offset
+		FROM history_deliveries
+		WHERE tenant = ? AND subscription_id = ? AND `+missed+` AND (created_at, id) > (?, ?)
+		ORDER BY created_at, id LIMIT ?`, name(tenant), name(subscription), micros(after.CreatedAt), after.ID, limit)
 	if err != nil {
 		return nil, fmt.Errorf("list what was missed: %w", err)
 	}
 	defer rows.Close()
-	var missed []Missed
+	var found []Missed
 	for rows.Next() {
 		var m Missed
 		var created int64
@@ -142,10 +166,10 @@ func (s *Store) Missed(ctx context.Context, tenant, subscription string, after C
 			return nil, fmt.Errorf("list what was missed: %w", err)
 		}
 		m.cursor = Cursor{CreatedAt: fromMicros(created), ID: m.DeliveryID}
-		missed = append(missed, m)
+		found = append(found, m)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, fmt.Errorf("list what was missed: %w", err)
 	}
-	return missed, nil
+	return found, nil
 }

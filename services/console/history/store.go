@@ -4,10 +4,12 @@ import (
 	"context"
 	"database/sql"
 	"embed"
+	"errors"
 	"fmt"
 	"io/fs"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/callstream/callstream/pkg/kafka"
 	"github.com/callstream/callstream/services/console/storage"
@@ -22,6 +24,9 @@ const File = "history.db"
 // Store is the rows. Its methods may be called from several goroutines; reading goes on while another process projects.
 type Store struct {
 	db *storage.Database
+
+	// searches are the turns of queries that may have to look at many rows.
+	searches chan struct{}
 
 	mu sync.Mutex
 	// written are rows as the last transactions of this process left them, so that they needn't be read again. Only the
@@ -40,11 +45,38 @@ func Open(ctx context.Context, cfg storage.Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the history: %w", err)
 	}
-	return &Store{db: db}, nil
+	return &Store{db: db, searches: make(chan struct{}, searchesAtOnce)}, nil
 }
 
 // Close disconnects.
 func (s *Store) Close() { s.db.Close() }
+
+const (
+	// searchesAtOnce leaves connections (SQLite has four to read with) to whoever asks for one thing.
+	searchesAtOnce = 2
+	// searchTime bounds a search, with the wait for its turn.
+	searchTime = 5 * time.Second
+)
+
+// ErrTooSlow means that a search was given up: too many rows had to be looked at.
+var ErrTooSlow = errors.New("the search takes too long")
+
+// search runs fn, which may have to look at many rows, when it is its turn and for a limited time.
+func (s *Store) search(ctx context.Context, fn func(context.Context) error) error {
+	limited, cancel := context.WithTimeoutCause(ctx, searchTime, ErrTooSlow)
+	defer cancel()
+	select {
+	case s.searches <- struct{}{}:
+		defer func() { <-s.searches }()
+	case <-limited.Done():
+		return context.Cause(limited)
+	}
+	err := fn(limited)
+	if err != nil && limited.Err() != nil {
+		return context.Cause(limited)
+	}
+	return err
+}
 
 func (s *Store) query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
 	return s.db.Read.QueryContext(ctx, s.db.Bind(query), args...)

@@ -305,14 +305,14 @@ func scanEvent(row scanner) (*Event, error) {
 
 func deliveryColumns() []string {
 	return []string{"id", "occurrence", "tenant", "subscription_id", "subscription_version", "event_id", "source", "type", "call_id",
-		"state", "reason", "detail", "replay_id", "state_kind", "state_at", "next_attempt_at",
-		"attempts", "via", "http_status", "error_class", "duration_us", "delivered_at", "created_at", "updated_at"}
+		"state", "reason", "detail", "replay_id", "state_kind", "state_attempt", "state_at", "next_attempt_at",
+		"record_topic", "record_partition", "record_offset", "attempts", "via", "http_status", "error_class", "duration_us", "delivered_at", "created_at", "updated_at"}
 }
 
 func (d *Delivery) values() []any {
 	return []any{d.ID, d.Occurrence, d.Tenant, d.SubscriptionID, d.SubscriptionVersion, d.EventID, d.Source, d.Type, d.CallID,
-		d.State, d.Reason, d.Detail, d.ReplayID, d.kind, micros(d.stateAt), micros(d.NextAttemptAt),
-		appendAttempts([]byte{}, d.Attempts), d.Via, d.HTTPStatus, d.ErrorClass, d.Duration.Microseconds(), micros(d.DeliveredAt()), micros(d.CreatedAt), micros(d.UpdatedAt)}
+		d.State, d.Reason, d.Detail, d.ReplayID, d.kind, d.number, micros(d.stateAt), micros(d.NextAttemptAt),
+		d.Place.Topic, d.Place.Partition, d.Place.Offset, appendAttempts([]byte{}, d.Attempts), d.Via, d.HTTPStatus, d.ErrorClass, d.Duration.Microseconds(), micros(d.DeliveredAt()), micros(d.CreatedAt), micros(d.UpdatedAt)}
 }
 
 func selectDeliveries() string {
@@ -324,8 +324,8 @@ func scanDelivery(row scanner) (*Delivery, error) {
 	var stateAt, next, took, delivered, created, updated int64
 	var attempts []byte
 	if err := row.Scan(&d.ID, &d.Occurrence, &d.Tenant, &d.SubscriptionID, &d.SubscriptionVersion, &d.EventID, &d.Source, &d.Type, &d.CallID,
-		&d.State, &d.Reason, &d.Detail, &d.ReplayID, &d.kind, &stateAt, &next,
-		&attempts, &d.Via, &d.HTTPStatus, &d.ErrorClass, &took, &delivered, &created, &updated); err != nil {
+		&d.State, &d.Reason, &d.Detail, &d.ReplayID, &d.kind, &d.number, &stateAt, &next,
+		&d.Place.Topic, &d.Place.Partition, &d.Place.Offset, &attempts, &d.Via, &d.HTTPStatus, &d.ErrorClass, &took, &delivered, &created, &updated); err != nil {
 		return nil, err
 	}
 	d.stateAt, d.NextAttemptAt, d.Duration = fromMicros(stateAt), fromMicros(next), time.Duration(took)*time.Microsecond

@@ -50,8 +50,12 @@ CREATE TABLE history_deliveries (
     detail               TEXT NOT NULL,
     replay_id            TEXT NOT NULL,
     state_kind           BIGINT NOT NULL,
+    state_attempt        BIGINT NOT NULL,
     state_at             BIGINT NOT NULL,
     next_attempt_at      BIGINT NOT NULL,
+    record_topic         TEXT NOT NULL,
+    record_partition     BIGINT NOT NULL,
+    record_offset        BIGINT NOT NULL,
     attempts             BYTEA NOT NULL,
     via                  TEXT NOT NULL,
     http_status          BIGINT NOT NULL,
@@ -68,3 +72,12 @@ CREATE INDEX history_deliveries_by_event ON history_deliveries (event_id);
 CREATE INDEX history_deliveries_by_age ON history_deliveries (created_at);
 CREATE INDEX history_deliveries_open ON history_deliveries (tenant, subscription_id) WHERE state IN ('queued', 'retrying');
 CREATE INDEX history_deliveries_missed ON history_deliveries (tenant, subscription_id, created_at, id) WHERE state = 'skipped' AND reason IN ('paused', 'disabled');
+
+-- How many deliveries that a subscription missed were deleted for their age or their number, and when that was last.
+CREATE TABLE history_forgotten (
+    tenant          TEXT NOT NULL,
+    subscription_id TEXT NOT NULL,
+    missed          BIGINT NOT NULL,
+    forgotten_at    BIGINT NOT NULL,
+    PRIMARY KEY (tenant, subscription_id)
+);
