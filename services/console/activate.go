@@ -24,8 +24,8 @@ type activation struct {
 // startedReplay says what a replay sends.
 type startedReplay struct {
 	ID     string `json:"id,omitempty" doc:"of the replay, sent as webhook-replay; absent where there is nothing to send"`
-	Events int    `json:"events" doc:"events that are sent again"`
-	Lost   int    `json:"lost" doc:"events that were skipped and can't be sent any more: retention took them"`
+	Events int    `json:"events" doc:"events that are asked for again; one that the present version does not want, by its filter for one, is skipped with that reason"`
+	Lost   int    `json:"lost" doc:"events that were skipped and can't be sent any more: Kafka's retention took them, or the history had to delete what it knew of them"`
 }
 
 func (a *apiSet) activate(ctx context.Context, store *storage.Store, p auth.Principal, in *actOnSubscription) (*oneSubscription, error) {
@@ -46,7 +46,9 @@ func (a *apiSet) activate(ctx context.Context, store *storage.Store, p auth.Prin
 	if err != nil || !replay {
 		return out, err
 	}
-	// Only now, when nothing more is skipped: what is missed is whole.
+	if out.Status == http.StatusAccepted {
+		return nil, refuse(http.StatusServiceUnavailable, "the activation is stored, but not in force yet: what is missed is not whole before that, so ask for it again then")
+	}
 	out.Body.Replay, err = a.replayMissed(ctx, store, p, out.Body.Subscription)
 	return out, err
 }
@@ -58,12 +60,29 @@ const (
 	replayStep = 1000
 	// historyWait bounds how long an activation waits until the history knows all that was skipped.
 	historyWait = 20 * time.Second
+	// underWay is how long after an activation is in force it may take until what was skipped just before is on its topic.
+	underWay = 250 * time.Millisecond
+	// appliedWithin is how long a change takes, once it is on the feed, to be in force in services that run by themselves.
+	appliedWithin = time.Second
 )
+
+// settled waits until nothing more is skipped by the state of before. The filter and the dispatchers of this process say
+// when they have applied a change; of others is only known how long they take.
+func (s *Service) settled(ctx context.Context) error {
+	wait := underWay
+	if s.deps.InForce == nil {
+		wait += appliedWithin
+	}
+	return pause(ctx, wait)
+}
 
 // knowMissed waits until the history holds all that was skipped, and returns where the event topics begin.
 func (s *Service) knowMissed(ctx context.Context) (map[kafka.TopicPartition]int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, historyWait)
 	defer cancel()
+	if err := s.settled(ctx); err != nil {
+		return nil, err
+	}
 	if err := s.project.CaughtUp(ctx); err != nil {
 		return nil, err
 	}
@@ -98,7 +117,7 @@ func (s *Service) replayMissed(ctx context.Context, store *storage.Store, p auth
 		skipped := make([]storage.Skipped, 0, len(missed))
 		for _, m := range missed {
 			after = m.Cursor()
-			if m.Place.Offset < starts[kafka.TopicPartition{Topic: m.Place.Topic, Partition: m.Place.Partition}] {
+			if m.Place == (kafka.Place{}) || m.Place.Offset < starts[kafka.TopicPartition{Topic: m.Place.Topic, Partition: m.Place.Partition}] {
 				replay.Lost++
 				continue
 			}
@@ -116,6 +135,12 @@ func (s *Service) replayMissed(ctx context.Context, store *storage.Store, p auth
 			break
 		}
 	}
+	// After the list: what is deleted meanwhile is counted at least once.
+	forgotten, err := rows.Forgotten(ctx, sub.Tenant, sub.ID)
+	if err != nil {
+		return nil, err
+	}
+	replay.Lost += forgotten
 	if replay.Events > 0 {
 		replay.ID = command.ID
 		s.inForce(ctx, store, storage.KindReplay, last)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"maps"
 	"net/http"
 	"slices"
@@ -12,10 +13,12 @@ import (
 
 	"github.com/callstream/callstream/pkg/auth"
 	"github.com/callstream/callstream/pkg/egress"
+	"github.com/callstream/callstream/pkg/telemetry"
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/services/console/storage"
 	"github.com/callstream/callstream/subscription"
 	"github.com/callstream/callstream/subscription/outbound"
+	"github.com/callstream/callstream/subscription/payload"
 	"github.com/oklog/ulid/v2"
 )
 
@@ -98,7 +101,7 @@ type previewRequest struct {
 // previewResult is what an event would become.
 type previewResult struct {
 	WouldSend bool          `json:"would_send"`
-	Reason    string        `json:"reason,omitempty" doc:"why not: type, agent, filtered, missing_field, filter_error, expired, paused, pending, disabled, payload_too_large, …"`
+	Reason    string        `json:"reason,omitempty" doc:"why not: type, agent, filtered, missing_field, filter_error, expired, paused, pending, disabled, payload_too_large, template_error, render_failed"`
 	Detail    string        `json:"detail,omitempty" doc:"the same in words"`
 	Event     shownEvent    `json:"event"`
 	Request   *shownRequest `json:"request,omitempty" doc:"the exact request, signed as of now"`
@@ -158,17 +161,23 @@ func (a *apiSet) test(ctx context.Context, store *storage.Store, p auth.Principa
 		return nil, err
 	}
 	defer target.Close()
-	request, err := target.Prepare(&d, outbound.Attempt{Number: 1})
+	attempt := firstAttempt(&d)
+	request, err := target.Prepare(&d, attempt)
 	if err != nil {
 		return nil, refuse(http.StatusUnprocessableEntity, err.Error())
 	}
-	answer := target.Send(ctx, &d, outbound.Attempt{Number: 1})
+	answer := target.Send(ctx, &d, attempt)
 	out := &oneTest{CacheControl: "no-store", Body: resultOf(&answer)}
 	out.Body.Event, out.Body.Request = shownEvent{e.ID, e.Type}, shown(request)
 	maps.Copy(out.Body.Request.Headers, lowered(answer.RequestHeader()))
 	out.Body.Reason, out.Body.Detail = judge(sub, e, a.deps.Now())
 	out.Body.Matched = out.Body.Reason == ""
 	return out, nil
+}
+
+// firstAttempt goes on with the trace that the event came under, and begins one where it came under none, as deliveries do.
+func firstAttempt(d *event.Delivery) outbound.Attempt {
+	return outbound.Attempt{Number: 1, Traceparent: cmp.Or(d.Traceparent, telemetry.NewTraceparent())}
 }
 
 func resultOf(answer *outbound.Answer) testResult {
@@ -203,7 +212,7 @@ func judge(sub *subscription.Subscription, e *event.Event, now time.Time) (reaso
 	if reason, detail = c.Wants(e); reason != "" {
 		return reason, detail
 	}
-	return c.Verdict(e, now, false)
+	return c.Verdict(e, now, false, nil)
 }
 
 func (a *apiSet) preview(ctx context.Context, store *storage.Store, p auth.Principal, in *createSubscription) (*onePreview, error) {
@@ -227,7 +236,7 @@ func (a *apiSet) preview(ctx context.Context, store *storage.Store, p auth.Princ
 	d, err := render(sub, e)
 	switch {
 	case err != nil:
-		r.Reason, r.Detail = reasonRender, err.Error()
+		r.Reason, r.Detail = renderReason(err), err.Error()
 		return out, nil
 	case len(d.Body)+len(d.Query) > maxBody:
 		r.Reason, r.Detail = reasonTooLarge, "the rendering is larger than what is sent"
@@ -238,12 +247,24 @@ func (a *apiSet) preview(ctx context.Context, store *storage.Store, p auth.Princ
 		return nil, err
 	}
 	defer target.Close()
-	request, err := target.Prepare(&d, outbound.Attempt{Number: 1, Traceparent: d.Traceparent})
+	request, err := target.Prepare(&d, firstAttempt(&d))
 	if err != nil {
 		return nil, refuse(http.StatusUnprocessableEntity, err.Error())
 	}
 	r.WouldSend, r.Request = true, shown(request)
 	return out, nil
+}
+
+// renderReason is why an event could not be rendered, in the filter's words.
+func renderReason(err error) string {
+	var template *subscription.TemplateError
+	switch {
+	case errors.As(err, &template):
+		return template.Reason
+	case errors.Is(err, payload.ErrQueryTooLong):
+		return reasonTooLarge
+	}
+	return reasonRender
 }
 
 // previewed is the subscription of a preview: a stored one, or a document with keys made for this once.

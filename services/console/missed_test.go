@@ -130,6 +130,52 @@ func TestWhatWasMissedIsSentOnce(t *testing.T) {
 	require.Equal(t, startedReplay{}, h.do("POST", other+"/activate", `{"replay_missed":true}`).replay())
 }
 
+// P-07: services that run by themselves go on skipping for a moment after the activation is on the feed: what they skip then
+// is sent as well.
+func TestWhatIsSkippedUntilAnActivationIsAppliedIsSent(t *testing.T) {
+	h := startOnKafka(t)
+	path, _ := h.verified(endpoint(t, obliging), "")
+	id := strings.TrimPrefix(path, "/v1/subscriptions/")
+	h.do("POST", path+"/pause", "").is(200)
+	h.skip(id, "evt_before", "paused", "", 3)
+	activated := make(chan answer, 1)
+	go func() { activated <- h.do("POST", path+"/activate", `{"replay_missed":true}`) }()
+	require.Eventually(t, func() bool {
+		records := h.subscriptions()
+		last := records[len(records)-1]
+		return last.ID == id && last.Version == 4
+	}, 10*time.Second, time.Millisecond)
+	h.skip(id, "evt_after", "paused", "", 3)
+	require.Equal(t, 2, (<-activated).replay().Events)
+}
+
+// P-07: what the history had to delete of a subscription's missed deliveries is told.
+func TestWhatWasForgottenIsLost(t *testing.T) {
+	const kept = 1000
+	h := startOnKafka(t, func(c *Config, _ *Deps) { c.HistoryMaxDeliveries = kept })
+	path, _ := h.verified(endpoint(t, obliging), "")
+	id := strings.TrimPrefix(path, "/v1/subscriptions/")
+	h.do("POST", path+"/pause", "").is(200)
+	const missed = 3
+	for i := range missed {
+		h.skip(id, fmt.Sprintf("evt_%d", i), "paused", "", 3)
+	}
+	require.NoError(t, h.svc.project.CaughtUp(t.Context()))
+	// Others fill the history.
+	now := time.Now()
+	other := event.Decision{Tenant: "other", EventID: "evt_busy", EventType: "call.ended", AcceptedAt: now, DecidedAt: now, EventTopic: topic.CallsEvents}
+	for i := range 4 * kept {
+		other.Decisions = append(other.Decisions, event.DecisionEntry{SubscriptionID: fmt.Sprintf("sub_%d", i), Outcome: "queued"})
+	}
+	h.produceRecord(topic.Decisions, &other)
+	require.Eventually(t, func() bool {
+		n, err := h.svc.history.Forgotten(t.Context(), "default", id)
+		require.NoError(t, err)
+		return n == missed
+	}, 30*time.Second, 20*time.Millisecond)
+	require.Equal(t, startedReplay{Lost: missed}, h.do("POST", path+"/activate", `{"replay_missed":true}`).replay())
+}
+
 // S3-19: an event of the past is tested and previewed as it was.
 func TestAnEventOfThePastIsTested(t *testing.T) {
 	h := startOnKafka(t)

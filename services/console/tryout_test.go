@@ -10,6 +10,7 @@ import (
 
 	"github.com/callstream/callstream/pkg/auth"
 	"github.com/callstream/callstream/pkg/hooktest"
+	"github.com/callstream/callstream/pkg/telemetry"
 	"github.com/callstream/callstream/pkg/webhook"
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/stretchr/testify/require"
@@ -74,6 +75,8 @@ func TestATestIsARealRequest(t *testing.T) {
 	require.Equal(t, "crm", r.Request.Headers["x-team"])
 	require.Equal(t, sent.Header.Get("Webhook-Signature"), r.Request.Headers["webhook-signature"])
 	require.Equal(t, "1", r.Request.Headers["webhook-attempt"])
+	require.True(t, telemetry.ValidTraceparent(sent.Header.Get("Traceparent")), "a trace begins, as with a delivery")
+	require.Equal(t, sent.Header.Get("Traceparent"), r.Request.Headers["traceparent"])
 	require.NotContains(t, string(answer.body), "t0ken")
 	require.Len(t, h.subscriptions(), before, "it changes nothing")
 
@@ -193,6 +196,7 @@ func TestAPreviewIsTheExactRequest(t *testing.T) {
 	require.Equal(t, "***", r.Request.Headers["authorization"])
 	require.NotContains(t, string(answer.body), "p4ssw0rd")
 	require.Equal(t, event.DeliveryID("default", "api", "evt_1", id), r.Request.Headers["webhook-id"], "as the delivery will have it")
+	require.True(t, telemetry.ValidTraceparent(r.Request.Headers["traceparent"]))
 	require.NotContains(t, r.Request.Body, `"test"`)
 	verifier, err := webhook.NewVerifier(secret)
 	require.NoError(t, err)
@@ -225,7 +229,8 @@ func TestAPreviewSaysWhyNot(t *testing.T) {
 		{`{"url":"https://x.example","events":["*"],"agents":["a-1"]}`, `{"type":"call.ended","call_id":"c"}`, "agent"},
 		{`{"url":"https://x.example","events":["*"],"filter":"event.data.x == 1"}`, `{"type":"call.ended","call_id":"c"}`, "missing_field"},
 		{`{"url":"https://x.example","events":["*"],"filter":"event.data.x == 1"}`, `{"type":"call.ended","call_id":"c","data":{"x":2}}`, "filtered"},
-		{`{"url":"https://x.example","events":["*"],"payload":{"profile":"custom","template":"event.data.absent"}}`, `{"type":"call.ended","call_id":"c"}`, "render_failed"},
+		{`{"url":"https://x.example","events":["*"],"payload":{"profile":"custom","template":"event.data.absent"}}`, `{"type":"call.ended","call_id":"c"}`, "missing_field"},
+		{`{"url":"https://x.example","events":["*"],"payload":{"profile":"custom","template":"{'x': 1 / event.data.zero}"}}`, `{"type":"call.ended","call_id":"c","data":{"zero":0}}`, "template_error"},
 	} {
 		r := h.do("POST", "/v1/subscriptions:preview", `{"subscription":`+c.doc+`,"event":`+c.event+`}`).preview()
 		require.False(t, r.WouldSend, c.doc)
