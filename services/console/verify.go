@@ -17,6 +17,7 @@ import (
 	"github.com/callstream/callstream/pkg/auth"
 	"github.com/callstream/callstream/pkg/egress"
 	"github.com/callstream/callstream/pkg/problem"
+	"github.com/callstream/callstream/pkg/telemetry"
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/services/console/storage"
 	"github.com/callstream/callstream/subscription"
@@ -230,7 +231,7 @@ func (s *Service) ask(ctx context.Context, sub *subscription.Subscription, url s
 	defer target.Close()
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.VerifyTimeout)
 	defer cancel()
-	answer := target.Send(ctx, d, outbound.Attempt{})
+	answer := target.Send(ctx, d, outbound.Attempt{Traceparent: telemetry.NewTraceparent()})
 	switch {
 	case answer.Err != nil:
 		return answer, unanswered(answer.Err)

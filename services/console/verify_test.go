@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/callstream/callstream/pkg/hooktest"
+	"github.com/callstream/callstream/pkg/telemetry"
 	"github.com/callstream/callstream/pkg/webhook"
 	"github.com/stretchr/testify/require"
 )
@@ -55,6 +56,7 @@ func TestVerificationByOptions(t *testing.T) {
 	require.Equal(t, "120", r.Header.Get("WebHook-Request-Rate"), "a minute's")
 	require.Equal(t, "Bearer t0ken", r.Header.Get("Authorization"))
 	require.Equal(t, "crm", r.Header.Get("X-Team"))
+	require.True(t, telemetry.ValidTraceparent(r.Header.Get("Traceparent")))
 	verifier, err := webhook.NewVerifier(made.str("secret"))
 	require.NoError(t, err)
 	require.NoError(t, verifier.Verify(r.Header, nil, h.svc.deps.Now()))
