@@ -6,7 +6,6 @@ import (
 	"regexp"
 	"regexp/syntax"
 
-	"github.com/google/cel-go/cel"
 	"github.com/google/cel-go/common/operators"
 	"github.com/google/cel-go/common/overloads"
 	"github.com/google/cel-go/common/types"
@@ -15,9 +14,8 @@ import (
 	"github.com/google/cel-go/interpreter"
 )
 
-// CEL's budget is charged for a call once it has returned, and where the types of its arguments are only known then, as
-// those of an event are, it is charged one unit whatever it does. So the calls that can take long are charged here, by what
-// they do, and those that can run away in one go are bounded before they run:
+// A call is charged before it runs, by the texts, lists and maps that it is given. Those that can run away in one go are
+// bounded by themselves:
 //
 //   - Comparisons of lists and maps. [a, a] costs nothing to make and holds a twice; thirty of those inside each other
 //     take a billion steps to compare.
@@ -33,59 +31,58 @@ const (
 	regexSteps = 100
 	// madeBytes is how many bytes of a text cost one unit to make, scannedBytes to look through.
 	madeBytes, scannedBytes = 10, 50
+	// turnedBytes is the same of what goes through a text by its characters.
+	turnedBytes = 5
 	// zoneCost is what it takes to look up a time zone.
 	zoneCost = 500
 )
 
-// budget bounds one program. It is interpreter.ActualCostEstimator.
-type budget struct {
-	programs map[string]int // instructions of each constant pattern
-}
-
-// options are what makes a program keep within bounds.
-func (b *budget) options() []cel.ProgramOption {
-	return []cel.ProgramOption{cel.CustomDecoratorV2(b.bound), cel.CostTracking(b), cel.CostLimit(expressionCost)}
-}
-
-// CallCost returns what a call cost, or nil for what CEL charges. The functions of its strings extension charge by
-// themselves.
-func (b *budget) CallCost(function, _ string, args []ref.Val, result ref.Val) *uint64 {
-	cost := 1
+// callCost returns what it takes to call a function, in units.
+func callCost(function string, args []ref.Val) int {
+	cost := 0
 	switch function {
 	case operators.Equals, operators.NotEquals, operators.In:
-		if !isAggregate(args[0]) && !isAggregate(args[1]) {
-			return nil
-		}
 		if _, isMap := args[1].(traits.Mapper); isMap && function == operators.In {
-			return nil // the search for a key
+			return 0 // the search for a key
 		}
 		for _, v := range args {
-			cost += comparedCost * (maxCompared - max(weigh(v, maxCompared), 0))
+			if isAggregate(v) {
+				cost += comparedCost * (maxCompared - max(weigh(v, maxCompared), 0))
+			}
 		}
-	case matchesBounded:
-		if types.IsError(result) {
-			break // it was not run
-		}
-		pattern, _ := args[1].(types.String)
-		cost += textSize(args[0]) * b.programs[string(pattern)] / regexSteps
+		return cost + min(textSize(args[0]), textSize(args[1]))/scannedBytes
 	case operators.Add:
-		cost += textSize(result) / madeBytes
+		return 0 // what it makes is charged
 	case operators.Less, operators.LessEquals, operators.Greater, operators.GreaterEquals:
-		cost += min(textSize(args[0]), textSize(args[1])) / scannedBytes
-	case overloads.Size, overloads.TypeConvertInt, overloads.TypeConvertUint, overloads.TypeConvertDouble, overloads.TypeConvertBool,
-		overloads.TypeConvertString, overloads.TypeConvertBytes, overloads.TypeConvertTimestamp, overloads.TypeConvertDuration:
-		cost += textSize(args[0]) / scannedBytes
+		return min(textSize(args[0]), textSize(args[1])) / scannedBytes
+	case "split", "strings.quote":
+		return textSize(args[0])
+	case "charAt", "lowerAscii", "upperAscii", "replace", "reverse", "substring", "trim":
+		return textSize(args[0]) / turnedBytes
 	case overloads.TimeGetFullYear, overloads.TimeGetMonth, overloads.TimeGetDayOfYear, overloads.TimeGetDayOfMonth, overloads.TimeGetDate,
 		overloads.TimeGetDayOfWeek, overloads.TimeGetHours, overloads.TimeGetMinutes, overloads.TimeGetSeconds, overloads.TimeGetMilliseconds:
 		if len(args) == 2 {
-			cost += zoneCost
+			return zoneCost
 		}
 	}
-	if cost == 1 && function != matchesBounded {
-		return nil // as CEL has it, without an allocation
+	for _, v := range args {
+		if list, ok := v.(traits.Lister); ok && function != overloads.Size {
+			cost += sizeOf(list)
+		} else {
+			cost += textSize(v) / scannedBytes
+		}
 	}
-	charged := uint64(cost)
-	return &charged
+	return cost
+}
+
+// isCheap says of a function that it takes no longer on large values.
+func isCheap(function string) bool {
+	switch function {
+	case operators.LogicalNot, operators.Negate, operators.Subtract, operators.Multiply, operators.Divide, operators.Modulo,
+		overloads.TypeConvertType, overloads.TypeConvertDyn, "optional.of", "optional.none", "hasValue", "value":
+		return true
+	}
+	return false
 }
 
 // textSize is the length of a text in bytes, 0 for anything else.
@@ -99,87 +96,45 @@ func textSize(v ref.Val) int {
 	return 0
 }
 
-// bound replaces the calls that need bounds as the program is planned.
-func (b *budget) bound(i interpreter.InterpretableV2) (interpreter.InterpretableV2, error) {
-	call, ok := i.(interpreter.InterpretableCall)
-	if !ok || len(call.Args()) != 2 {
-		return i, nil
-	}
-	isConst := func(n int) bool { _, ok := call.Args()[n].(interpreter.InterpretableConst); return ok }
-	as := func(impl func(args ...ref.Val) ref.Val) (interpreter.InterpretableV2, error) {
-		return interpreter.NewCall(call.ID(), call.Function(), call.OverloadID(), call.Args(), impl), nil
-	}
-	switch call.Function() {
-	case operators.Equals:
-		if isConst(0) || isConst(1) {
-			return i, nil
-		}
-		return as(equalBounded)
-	case operators.NotEquals:
-		if isConst(0) || isConst(1) {
-			return i, nil
-		}
-		return as(func(args ...ref.Val) ref.Val {
-			switch equal := equalBounded(args...); equal {
-			case types.True:
-				return types.False
-			case types.False:
-				return types.True
-			default:
-				return equal
-			}
-		})
-	case operators.Add:
-		switch call.OverloadID() {
-		case "", overloads.AddList: // the first stands for any
-			return as(addBounded)
-		}
-		return i, nil
-	case operators.In:
-		if isConst(1) {
-			return i, nil
-		}
-		return as(inBounded)
-	case overloads.Matches:
-		pattern, ok := call.Args()[1].(interpreter.InterpretableConst)
-		if !ok {
-			return nil, errors.New("matches wants its pattern as a constant text")
-		}
-		return b.matches(call, pattern.Value())
-	}
-	return i, nil
-}
-
-func equalBounded(args ...ref.Val) ref.Val {
-	if isAggregate(args[0]) && isAggregate(args[1]) && (weigh(args[0], maxCompared) < 0 || weigh(args[1], maxCompared) < 0) {
+func equalBounded(a, b ref.Val) ref.Val {
+	if isAggregate(a) && isAggregate(b) && (weigh(a, maxCompared) < 0 || weigh(b, maxCompared) < 0) {
 		return types.NewErr("the values that are compared hold more than %d values", maxCompared)
 	}
-	return types.Equal(args[0], args[1])
+	return types.Equal(a, b)
 }
 
-func addBounded(args ...ref.Val) ref.Val {
-	a, ok := args[0].(traits.Adder)
-	if !ok {
-		return types.MaybeNoSuchOverloadErr(args[0])
+func notEqualBounded(a, b ref.Val) ref.Val {
+	switch equal := equalBounded(a, b); equal {
+	case types.True:
+		return types.False
+	case types.False:
+		return types.True
+	default:
+		return equal
 	}
-	sum := a.Add(args[1])
-	if list, ok := sum.(traits.Lister); ok {
-		if n, ok := list.Size().(types.Int); ok && n > maxCompared {
-			return types.NewErr("the sum is a list of more than %d values", maxCompared)
-		}
+}
+
+func addBounded(a, b ref.Val) ref.Val {
+	adder, ok := a.(traits.Adder)
+	if !ok {
+		return types.MaybeNoSuchOverloadErr(a)
+	}
+	sum := adder.Add(b)
+	if list, ok := sum.(traits.Lister); ok && sizeOf(list) > maxCompared {
+		return types.NewErr("the sum is a list of more than %d values", maxCompared)
 	}
 	return sum
 }
 
-func inBounded(args ...ref.Val) ref.Val {
-	container, ok := args[1].(traits.Container)
+func inBounded(v, in ref.Val) ref.Val {
+	container, ok := in.(traits.Container)
 	if !ok {
-		return types.MaybeNoSuchOverloadErr(args[1])
+		return types.MaybeNoSuchOverloadErr(in)
 	}
-	if _, isList := args[1].(traits.Lister); isList && (weigh(args[0], maxCompared) < 0 || weigh(args[1], maxCompared) < 0) {
+	if _, isList := in.(traits.Lister); isList && (weigh(v, maxCompared) < 0 || weigh(in, maxCompared) < 0) {
 		return types.NewErr("the list that is searched holds more than %d values", maxCompared)
 	}
-	return container.Contains(args[0])
+	return container.Contains(v)
 }
 
 func isAggregate(v ref.Val) bool {
@@ -194,6 +149,9 @@ func isAggregate(v ref.Val) bool {
 // more than that.
 func weigh(v ref.Val, left int) int {
 	left--
+	if aggregate, ok := v.(traits.Sizer); ok && isAggregate(v) && sizeOf(aggregate) > left {
+		return -1 // before its keys are sorted
+	}
 	switch v := v.(type) {
 	case traits.Lister:
 		for it := v.Iterator(); left >= 0 && it.HasNext() == types.True; {
@@ -211,34 +169,40 @@ func weigh(v ref.Val, left int) int {
 	return left
 }
 
-// matchesBounded is another name for matches, because CEL would put its own in the place of that.
-const matchesBounded = "@matches"
-
-// matches returns the call with its pattern compiled.
-func (b *budget) matches(call interpreter.InterpretableCall, pattern ref.Val) (interpreter.InterpretableV2, error) {
-	source, ok := pattern.(types.String)
+// matches compiles the pattern of a call, and says what it takes on a text.
+func matches(pattern interpreter.InterpretableV2) (func(text, _ ref.Val) ref.Val, func(args []ref.Val) int, error) {
+	constant, ok := pattern.(interpreter.InterpretableConst)
 	if !ok {
-		return call, nil // the checker has said so
+		return nil, nil, errors.New("matches wants its pattern as a constant text")
+	}
+	source, ok := constant.Value().(types.String)
+	if !ok {
+		return nil, nil, errors.New("matches wants its pattern as a text") // the checker has said so
 	}
 	size, err := regexSize(string(source))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	compiled, err := regexp.Compile(string(source))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	b.programs[string(source)] = size
-	return interpreter.NewCall(call.ID(), matchesBounded, call.OverloadID(), call.Args(), func(args ...ref.Val) ref.Val {
-		text, ok := args[0].(types.String)
-		if !ok {
-			return types.MaybeNoSuchOverloadErr(args[0])
-		}
-		if len(text)*size/regexSteps > expressionCost {
-			return types.NewErr("matches takes too long on a text of %d bytes", len(text))
-		}
-		return types.Bool(compiled.MatchString(string(text)))
-	}), nil
+	tooLong := func(v ref.Val) bool { return textSize(v)*size/regexSteps > expressionCost }
+	return func(v, _ ref.Val) ref.Val {
+			text, ok := v.(types.String)
+			if !ok {
+				return types.MaybeNoSuchOverloadErr(v)
+			}
+			if tooLong(v) {
+				return types.NewErr("matches takes too long on a text of %d bytes", len(text))
+			}
+			return types.Bool(compiled.MatchString(string(text)))
+		}, func(args []ref.Val) int {
+			if tooLong(args[0]) {
+				return 0 // it is not run
+			}
+			return textSize(args[0]) * size / regexSteps
+		}, nil
 }
 
 // regexSize returns how many instructions a pattern becomes.

@@ -17,14 +17,17 @@ import (
 	"github.com/google/cel-go/interpreter"
 )
 
-// Limits of an expression. The cost limit is in CEL's units, about 50 to 100 ns each: an expression may take some
-// milliseconds and never more, whatever it says and whatever the event holds. Plain comparisons cost a few units.
+// Limits of an expression. Its cost is in units of about 50 to 100 ns (meter.go): an expression may take some milliseconds
+// and never more, whatever it says and whatever the event holds. Plain comparisons cost a few units.
 const (
-	maxExpression      = 8 << 10
-	expressionCost     = 100_000
-	maxExpressionDepth = 100
-	maxExpressionNodes = 2_000
-	maxRegexProgram    = 2_000
+	maxExpression  = 8 << 10
+	expressionCost = 100_000
+	// eventCost is what all filters on one event may cost together, and leastCost what each of them may whatever the others
+	// did: the plain ones of a tenant are decided though others of its filters run away.
+	eventCost, leastCost = 4 * expressionCost, 2_000
+	maxExpressionDepth   = 100
+	maxExpressionNodes   = 2_000
+	maxRegexProgram      = 2_000
 	// maxLoops bounds how often an expression goes through a list. The checker's time grows with the cube of what they
 	// nest: a hundred take seconds before anything is run.
 	maxLoops         = 20
@@ -53,6 +56,7 @@ type expression struct {
 	brief   string // the source, as short as a detail may be
 	yields  *cel.Type
 	program cel.Program
+	once    int // units of what stands outside of loops
 	fields  []field
 }
 
@@ -84,6 +88,8 @@ func newExpressionEnv() (*cel.Env, error) {
 			cel.MemberOverload("string_format", []*cel.Type{str, cel.ListType(cel.DynType)}, str)),
 		cel.Function("indexOf", cel.DisableDeclaration(true), cel.MemberOverload("string_index_of_string", []*cel.Type{str, str}, cel.IntType)),
 		cel.Function("lastIndexOf", cel.DisableDeclaration(true), cel.MemberOverload("string_last_index_of_string", []*cel.Type{str, str}, cel.IntType)),
+		cel.Function(rangeFunction, cel.Overload("@range_any", []*cel.Type{cel.DynType}, cel.DynType,
+			cel.UnaryBinding(func(v ref.Val) ref.Val { return v }))),
 		cel.CrossTypeNumericComparisons(true),
 		cel.DefaultUTCTimeZone(true),
 		cel.ParserRecursionLimit(maxExpressionDepth),
@@ -159,13 +165,19 @@ func compileExpression(source string) (*expression, error) {
 	if err := firstIssue(issues); err != nil {
 		return nil, err
 	}
-	bounds := budget{programs: map[string]int{}}
-	program, err := env.Program(compiled, append(bounds.options(), cel.CustomDecoratorV2(orderLiterals), cel.EvalOptions(cel.OptOptimize))...)
+	x := &expression{source: source, brief: shorten(source), yields: compiled.OutputType(), fields: readFields(compiled.NativeRep())}
+	meter, err := newMeter(compiled.NativeRep())
 	if err != nil {
-		// A constant regular expression that does not compile, for one.
+		return nil, err
+	}
+	x.program, err = env.Program(compiled, cel.CustomDecoratorV2(meter.plan), cel.CustomDecoratorV2(orderLiterals), cel.EvalOptions(cel.OptOptimize))
+	if bad := (*ExpressionError)(nil); errors.As(err, &bad) {
+		return nil, bad // a constant regular expression that does not compile, for one
+	} else if err != nil {
 		return nil, &ExpressionError{Line: 1, Column: 1, Detail: shorten(err.Error())}
 	}
-	return &expression{source: source, brief: shorten(source), yields: compiled.OutputType(), program: program, fields: readFields(compiled.NativeRep())}, nil
+	x.once = meter.once
+	return x, nil
 }
 
 func firstIssue(issues *cel.Issues) error {
@@ -191,13 +203,20 @@ func loops(a *ast.AST) int {
 	return n
 }
 
-// evaluate runs the expression on an event's members. tooLong says that it used up its budget; an error without that may be
-// about a member that the event lacks, which missing tells.
-func (x *expression) evaluate(members map[string]any) (out ref.Val, tooLong bool, err error) {
-	out, _, err = x.program.Eval(map[string]any{"event": members})
+// evaluate runs the expression on an event's members with a number of units, and returns how many it took. tooLong says
+// that they did not suffice; an error without that may be about a member that the event lacks, which missing tells.
+func (x *expression) evaluate(members map[string]any, units int) (out ref.Val, spent int, tooLong bool, err error) {
+	r := &run{members: members, left: units - x.once}
+	if r.left < 0 {
+		return nil, units, true, errTooLong
+	}
+	out, _, err = x.program.Eval(r)
 	var cancelled interpreter.EvalCancelledError
-	return out, errors.As(err, &cancelled) && cancelled.Cause == interpreter.CostLimitExceeded, err
+	return out, units - max(r.left, 0), errors.As(err, &cancelled) && cancelled.Cause == interpreter.CostLimitExceeded, err
 }
+
+// errTooLong is what an expression is stopped with before it begins.
+var errTooLong = errors.New("it takes too long")
 
 // noSuchKey compares equal to CEL's error for a missing member: its type is not exported, but its Is compares the
 // message, so this is how errors.Is can ask for it.

@@ -27,16 +27,40 @@ func (f *Filter) Source() string { return f.source }
 // Match runs the filter on an event. When it does not match, reason is ReasonFiltered, ReasonMissingField or
 // ReasonFilterError, and detail says more for a person: of ReasonFiltered it is the filter itself, of ReasonMissingField the
 // member. A nil Filter matches everything.
-func (f *Filter) Match(e *event.Event) (matched bool, reason, detail string) {
+func (f *Filter) Match(e *event.Event) (matched bool, reason, detail string) { return f.within(nil, e) }
+
+func (f *Filter) within(a *Allowance, e *event.Event) (matched bool, reason, detail string) {
 	if f == nil {
 		return true, "", ""
 	}
-	return f.match(e.Map())
+	return f.match(e.Map(), a)
 }
 
-func (f *Filter) match(members map[string]any) (matched bool, reason, detail string) {
-	out, tooLong, err := f.evaluate(members)
+// Allowance is what the filters of one event may take together, so that a tenant with many that run away holds up the
+// others no longer than one with a few. It counts what they do, not the time: an event that is read again is decided the
+// same. The zero value is a new event's; nil stands for one filter alone.
+type Allowance struct{ spent int }
+
+func (a *Allowance) left() int {
+	if a == nil {
+		return expressionCost
+	}
+	return max(min(eventCost-a.spent, expressionCost), leastCost)
+}
+
+func (a *Allowance) spend(units int) {
+	if a != nil {
+		a.spent += units
+	}
+}
+
+func (f *Filter) match(members map[string]any, a *Allowance) (matched bool, reason, detail string) {
+	units := a.left()
+	out, spent, tooLong, err := f.evaluate(members, units)
+	a.spend(spent)
 	switch {
+	case tooLong && units < expressionCost:
+		return false, ReasonFilterError, "the filters of all subscriptions together take too long on this event"
 	case tooLong:
 		return false, ReasonFilterError, "the filter takes too long on this event"
 	case err != nil:

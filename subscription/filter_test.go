@@ -62,7 +62,7 @@ func TestFilters(t *testing.T) {
 	} {
 		f, err := CompileFilter(c.expr)
 		require.NoError(t, err, c.expr)
-		matched, reason, detail := f.match(sample())
+		matched, reason, detail := f.match(sample(), nil)
 		require.Equal(t, c.matched, matched, "%s: %s", c.expr, detail)
 		require.Equal(t, c.reason, reason, "%s: %s", c.expr, detail)
 		if c.reason == ReasonMissingField {
@@ -86,7 +86,9 @@ func TestBadFiltersShowThePlace(t *testing.T) {
 		"1 + 1":                           {1, 1},
 		"":                                {1, 1},
 		"event.data.x == 'é' && y":        {1, 24},
-		"event.data.x.matches('(')":       {1, 1},
+		"event.data.x.matches('(')":       {1, 21},
+		"event.type == 'a' &&\n event.data.x.matches(event.data.y)":         {2, 22},
+		"event.type == 'a' &&\n  timestamp('noon') < timestamp(event.time)": {2, 12},
 	} {
 		_, err := CompileFilter(expr)
 		var bad *ExpressionError
@@ -162,6 +164,12 @@ func refused() []string {
 func longSample() map[string]any {
 	s := sample()
 	s["data"].(map[string]any)["long"] = strings.Repeat("a", 1<<20)
+	thousands := make([]any, 3000)
+	for i := range thousands {
+		thousands[i] = map[string]any{"speaker": "agent", "text": strings.Repeat("a", 200)}
+	}
+	thousands[2999].(map[string]any)["speaker"] = "caller"
+	s["data"].(map[string]any)["thousands"] = thousands
 	return s
 }
 
@@ -183,7 +191,7 @@ func TestRunawayExpressionsAreStopped(t *testing.T) {
 	for _, expr := range hostile() {
 		f, err := CompileFilter(expr)
 		require.NoError(t, err, "%.60s", expr)
-		matched, reason, detail := f.match(members)
+		matched, reason, detail := f.match(members, nil)
 		require.False(t, matched, "%.60s", expr)
 		require.Equal(t, ReasonFilterError, reason, "%.60s", expr)
 		require.Regexp(t, "takes too long|more than [0-9]+ (bytes|values)", detail, "%.60s", expr)
@@ -201,13 +209,13 @@ func TestRunawayExpressionsAreStopped(t *testing.T) {
 func TestAPatternThatWouldTakeTooLongIsNotRun(t *testing.T) {
 	f, err := CompileFilter("event.data.long.matches('(a?){200}(a{200})*b')")
 	require.NoError(t, err)
-	_, reason, detail := f.match(longSample())
+	_, reason, detail := f.match(longSample(), nil)
 	require.Equal(t, ReasonFilterError, reason)
 	require.Equal(t, "matches takes too long on a text of 1048576 bytes", detail)
 	// Where the other side decides, it does not matter.
 	f, err = CompileFilter("event.data.long.matches('(a?){200}(a{200})*b') || event.data.vip")
 	require.NoError(t, err)
-	matched, _, _ := f.match(longSample())
+	matched, _, _ := f.match(longSample(), nil)
 	require.True(t, matched)
 }
 
@@ -224,10 +232,13 @@ func TestHonestFiltersAreNotStopped(t *testing.T) {
 		"event.data.segments[0] in event.data.segments",
 		"event.data.disposition.lowerAscii() in ['qualified', 'won']",
 		"event.data.?campaign.orValue('none') == 'none'",
+		"event.data.thousands.exists(s, s.text.contains('refund') || s.speaker == 'caller')",
+		"event.data.thousands.filter(s, s.speaker == 'caller').size() == 1",
+		"event.data.segments.exists(s, s.text.lowerAscii().contains('aaa'))",
 	} {
 		f, err := CompileFilter(expr)
 		require.NoError(t, err, expr)
-		matched, reason, detail := f.match(longSample())
+		matched, reason, detail := f.match(longSample(), nil)
 		require.True(t, matched, "%s: %s %s", expr, reason, detail)
 	}
 }
@@ -251,7 +262,7 @@ func FuzzFilter(f *testing.F) {
 		if e, err := event.Parse(raw); err == nil {
 			members = e.Map()
 		}
-		if matched, reason, detail := filter.match(members); !matched {
+		if matched, reason, detail := filter.match(members, nil); !matched {
 			require.Contains(t, []string{ReasonFiltered, ReasonMissingField, ReasonFilterError}, reason)
 			require.Equal(t, reason == ReasonFiltered, detail == "")
 		}
@@ -264,6 +275,6 @@ func BenchmarkFilter(b *testing.B) {
 	event := sample()
 	b.ReportAllocs()
 	for b.Loop() {
-		f.match(event)
+		f.match(event, nil)
 	}
 }

@@ -58,7 +58,7 @@ func (t *Template) Source() string { return t.source }
 // sorted, and numbers print as the events' own do, 85 for 85.0. The error is a *TemplateError; dst comes back as it was then.
 func (t *Template) AppendJSON(dst []byte, e *event.Event) ([]byte, error) {
 	members := e.Map()
-	out, tooLong, err := t.evaluate(members)
+	out, _, tooLong, err := t.evaluate(members, expressionCost)
 	switch {
 	case tooLong:
 		return dst, &TemplateError{ReasonTemplateError, "the template takes too long on this event"}

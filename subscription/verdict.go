@@ -38,8 +38,8 @@ func (c *Compiled) Wants(e *event.Event) (reason, detail string) {
 
 // Verdict says whether an event that the subscription wants is sent to it now: reason is "" where it is, else why not, and
 // detail says more for a person. An event is as old as its acceptance says; one that was not accepted yet has no age.
-// Replays are sent whatever the event's age.
-func (c *Compiled) Verdict(e *event.Event, now time.Time, replay bool) (reason, detail string) {
+// Replays are sent whatever the event's age. allowance is one for all subscriptions that are asked about the event, or nil.
+func (c *Compiled) Verdict(e *event.Event, now time.Time, replay bool, allowance *Allowance) (reason, detail string) {
 	s := c.Subscription
 	if s == nil {
 		return c.gone()
@@ -62,7 +62,7 @@ func (c *Compiled) Verdict(e *event.Event, now time.Time, replay bool) (reason, 
 	if err != nil {
 		return ReasonFilterError, err.Error()
 	}
-	_, reason, detail = filter.Match(e)
+	_, reason, detail = filter.within(allowance, e)
 	return reason, detail
 }
 

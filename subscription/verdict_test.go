@@ -61,13 +61,13 @@ func TestVerdicts(t *testing.T) {
 	} {
 		s := c.s
 		s.Events = []string{"*"}
-		reason, detail := compiled(t, &s).Verdict(accepted(t, c.event, now.Add(-c.age)), now, c.replay)
+		reason, detail := compiled(t, &s).Verdict(accepted(t, c.event, now.Add(-c.age)), now, c.replay, nil)
 		assert.Equal(t, [2]string{c.reason, c.detail}, [2]string{reason, detail}, name)
 	}
 
 	// What was not accepted yet, as a preview's event, has no age.
 	s := Subscription{Events: []string{"*"}, TTL: TTL{Default: Duration(time.Minute)}}
-	reason, _ := compiled(t, &s).Verdict(accepted(t, ended, time.Time{}), now, false)
+	reason, _ := compiled(t, &s).Verdict(accepted(t, ended, time.Time{}), now, false, nil)
 	assert.Empty(t, reason)
 }
 
@@ -81,7 +81,7 @@ func TestVerdictsOnWhatIsGone(t *testing.T) {
 	for id, want := range map[string]string{"sub_1": ReasonDeleted, "sub_2": ReasonUnreadable} {
 		c, known := b.Get(id)
 		require.True(t, known)
-		reason, _ := c.Verdict(e, now, false)
+		reason, _ := c.Verdict(e, now, false, nil)
 		assert.Equal(t, want, reason)
 		reason, _ = c.Wants(e)
 		assert.Equal(t, want, reason)
@@ -113,7 +113,7 @@ func TestPlainVerdictsAllocateNothing(t *testing.T) {
 		if reason, _ := c.Wants(e); reason != "" {
 			t.Fatal(reason)
 		}
-		if reason, _ := c.Verdict(e, now, false); reason != "" {
+		if reason, _ := c.Verdict(e, now, false, nil); reason != "" {
 			t.Fatal(reason)
 		}
 		if c.Derived(func() any { built++; return c }) != c {

@@ -24,7 +24,8 @@ type job struct {
 	out         *emission
 	at          time.Time // when it is decided
 	duplicateOf string    // says of which record the event is a repeat; empty when it is none
-	replayID    string    // the replay that asks for the event again; empty when it comes for the first time
+	allowance   subscription.Allowance
+	replayID    string // the replay that asks for the event again; empty when it comes for the first time
 
 	delivery   event.Delivery // the one at hand
 	renderings []rendering
@@ -96,7 +97,7 @@ func (j *job) unwanted(c *subscription.Compiled) (reason, detail string) {
 			return reason, detail
 		}
 	}
-	return c.Verdict(j.event, j.at, j.replayID != "")
+	return c.Verdict(j.event, j.at, j.replayID != "", &j.allowance)
 }
 
 // render renders the event for a subscription, once for all that want the same rendering.
