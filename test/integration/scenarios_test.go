@@ -144,7 +144,7 @@ func deliversSigned(t *testing.T, p *pipeline) {
 func acceptsEveryForm(t *testing.T, p *pipeline) {
 	tn := tenantOf(t, p)
 	hook := hooktest.Start(t, hooktest.Options{})
-	tn.subscribe(object{"url": hook.URL(), "events": []string{"*"}})
+	tn.subscribe(object{"url": hook.URL(), "events": []string{"call.*", "sms.sent"}})
 	send := func(contentType string, body string, more http.Header) []string {
 		h := http.Header{"Content-Type": {contentType}}
 		for k, v := range more {
@@ -333,10 +333,32 @@ func deadLettersRefused(t *testing.T, p *pipeline) {
 
 func goneDisables(t *testing.T, p *pipeline) {
 	tn := tenantOf(t, p)
+	watch := hooktest.Start(t, hooktest.Options{})
+	watching := tn.subscribe(object{"url": watch.URL(), "events": []string{"endpoint.*"}})
 	hook := hooktest.Start(t, hooktest.Options{Answer: hooktest.Always(hooktest.Answer{Status: 410})})
 	sub := tn.subscribe(object{"url": hook.URL(), "events": []string{"call.*"}})
 	tn.post(ended("g", object{"id": "g1"}))
 	await(t, hook, 1)
+	told := func(eventType, reason string) {
+		t.Helper()
+		eventually(t, "another endpoint is told: "+eventType, func() error {
+			for _, r := range watch.Requests() {
+				var e struct {
+					Type string
+					Data object
+				}
+				if err := json.Unmarshal(r.Body, &e); err != nil {
+					return err
+				}
+				if e.Type == eventType && e.Data["subscription_id"] == sub.ID && e.Data["reason"] == reason {
+					return nil
+				}
+			}
+			return errors.New("it was not")
+		})
+	}
+	told("endpoint.verified", "challenge")
+	told("endpoint.disabled", "gone")
 	eventually(t, "the subscription is disabled", func() error {
 		if c := decode[created](t, tn.must(200, http.MethodGet, "/v1/subscriptions/"+sub.ID, nil)); c.State != "disabled" {
 			return fmt.Errorf("it is %s", c.State)
@@ -352,6 +374,9 @@ func goneDisables(t *testing.T, p *pipeline) {
 		return nil
 	})
 	require.Equal(t, 1, hook.Total())
+	tn.must(200, http.MethodPost, "/v1/subscriptions/"+sub.ID+"/activate", nil)
+	told("endpoint.recovered", "activated")
+	require.Equal(t, "active", decode[created](t, tn.must(200, http.MethodGet, "/v1/subscriptions/"+watching.ID, nil)).State)
 }
 
 func isolatesHanging(t *testing.T, p *pipeline) {
