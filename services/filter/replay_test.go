@@ -142,13 +142,16 @@ func TestAReplayPassesByWhatTheLogLacks(t *testing.T) {
 	beyond.Offset += 1000
 	foreign := *kept
 	foreign.Topic = topic.Subscriptions
+	another := event.ReplayEvent{Topic: kept.Topic, Partition: kept.Partition, Offset: kept.Offset, ID: "evt_another"}
+	others := another // of another source
+	others.ID, others.Source = "evt_kept", "pbx"
 	// Commands that can't be done stop none behind them.
 	require.NoError(t, r.producer.ProduceSync(t.Context(), &kgo.Record{Topic: topic.Replays, Value: []byte("not Avro")}))
 	r.askReplay(event.Replay{ID: "rpl_empty", SubscriptionID: "sub_1"})
-	r.replay(event.Replay{ID: "rpl_1", SubscriptionID: "sub_1"}, gone, kept, poison, &beyond, &foreign)
+	r.replay(event.Replay{ID: "rpl_1", SubscriptionID: "sub_1", Events: []event.ReplayEvent{another, others}}, gone, kept, poison, &beyond, &foreign)
 
 	deliveries := r.deliveries()
-	require.Len(t, deliveries, 1)
+	require.Len(t, deliveries, 1, "a log that was cut or made anew has other events at the places")
 	assert.Equal(t, "evt_kept", deliveries[0].EventID)
 	dead := r.dead()
 	require.Len(t, dead, 2, "of the event when it first came, and of the command")
@@ -157,7 +160,7 @@ func TestAReplayPassesByWhatTheLogLacks(t *testing.T) {
 	}
 	w := httptest.NewRecorder()
 	r.tel.MetricsHandler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/metrics", nil))
-	for outcome, n := range map[string]int{"queued": 1, "gone": 2, "unreadable": 2} {
+	for outcome, n := range map[string]int{"queued": 1, "gone": 4, "unreadable": 2} {
 		assert.Contains(t, w.Body.String(), fmt.Sprintf("callstream_filter_replayed_events_total{outcome=%q} %d\n", outcome, n))
 	}
 }
@@ -211,4 +214,44 @@ func TestAReplayThatIsCutShortIsDoneAgain(t *testing.T) {
 		assert.Equal(t, ids[d.EventID], d.ID, "a repeat has the same id")
 		assert.Equal(t, "rpl_1", d.ReplayID)
 	}
+}
+
+// Who missed much holds up nobody else: tenants take turns, and a tenant's commands come in their order.
+func TestReplaysOfTenantsTakeTurns(t *testing.T) {
+	parallel(t)
+	r := newRig(t)
+	r.start()
+	mine := make([]*kgo.Record, 100)
+	for i := range mine {
+		mine[i] = r.eventRecord(fmt.Sprintf(`{"id":"evt_%02d","type":"call.ended","call_id":"c-1"}`, i))
+	}
+	theirs := r.eventRecord(`{"id":"evt_theirs","tenant":"other","type":"call.ended","call_id":"c-1"}`)
+	r.publish(append(mine, theirs)...)
+	r.stop()
+	r.service = nil // nobody to wait for
+	r.subscribe(&subscription.Subscription{ID: "sub_much", Events: []string{"*"}})
+	r.subscribe(&subscription.Subscription{ID: "sub_little", Tenant: "other", Events: []string{"*"}})
+	for from := 0; from < len(mine); from += 50 {
+		r.askReplay(event.Replay{ID: fmt.Sprintf("rpl_%02d", from), SubscriptionID: "sub_much"}, mine[from:from+50]...)
+	}
+	r.askReplay(event.Replay{ID: "rpl_theirs", Tenant: "other", SubscriptionID: "sub_little"}, theirs)
+	r.change = func(cfg *filter.Config) { cfg.ReplayRate = 100 }
+	r.start()
+	r.committed(filter.ReplayGroup, topic.Replays)
+
+	var ids, replays []string
+	var decided []time.Time
+	var turn time.Time
+	for _, d := range r.decisions() {
+		if d.ReplayID == "rpl_theirs" {
+			turn = d.DecidedAt
+			continue
+		}
+		ids, replays, decided = append(ids, d.EventID), append(replays, d.ReplayID), append(decided, d.DecidedAt)
+	}
+	require.Len(t, ids, len(mine))
+	assert.IsIncreasing(t, ids)
+	assert.IsNonDecreasing(t, replays)
+	assert.False(t, turn.IsZero())
+	assert.True(t, turn.Before(decided[49]), "the other tenant had to wait for a whole command")
 }

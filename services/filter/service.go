@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,6 +46,7 @@ type Service struct {
 	loop     *kafka.Loop
 	reader   *kafka.Reader // of events that replays name
 	replays  *kafka.Loop
+	replayer *replayer
 	prepared chan struct{}   // closed when events can be handled
 	working  context.Context // of Run; for apply, which the feed calls without one
 
@@ -115,14 +117,12 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	if s.reader, err = kafka.NewReader(cfg.Kafka, s.log); err != nil {
 		return nil, err
 	}
-	replayer := &replayer{
-		decider: s.decider, outbox: s.outbox, records: s.reader, catchUp: s.feed.CatchUp, rate: cfg.ReplayRate,
-		part: &partition{TopicPartition: kafka.TopicPartition{Topic: topic.Replays}},
-	}
+	s.replayer = newReplayer(s.decider, s.outbox, s.reader, s.feed.CatchUp, cfg.ReplayRate)
 	s.replays, err = kafka.NewLoop(kafka.LoopConfig{
 		Config: cfg.Kafka, Log: s.log, Meter: deps.Meter, Group: ReplayGroup, Topics: []string{topic.Replays}, ReadCommitted: true,
+		Window:     kafka.WindowConfig{Bytes: math.MaxInt64 / 2}, // of commands that wait, no bytes are kept
 		StuckAfter: slowReplay,
-		Handle:     replayer.handle,
+		Handle:     s.replayer.handle,
 	})
 	if err != nil {
 		return nil, err
@@ -168,6 +168,7 @@ func (s *Service) consume(ctx context.Context) error {
 func (s *Service) replay(ctx context.Context) error {
 	select {
 	case <-s.prepared:
+		defer s.replayer.workers.Wait() // every command is done or abandoned, so these end
 		return s.replays.Run(ctx)
 	case <-ctx.Done():
 		return nil
