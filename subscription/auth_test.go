@@ -116,6 +116,33 @@ func TestWhatAuthOpensTo(t *testing.T) {
 	require.False(t, ok)
 }
 
+// A cookie is a secret, so auth is where it goes.
+func TestACookieIsAuth(t *testing.T) {
+	s := parse(t, with(`"auth":{"type":"api_key","header":"Cookie","value":"session=1; a=b"}`))
+	require.Equal(t, "Cookie", s.Auth.Header)
+	_, err := Parse([]byte(with(`"request":{"headers":{"Cookie":"session=1"}}`)), Rules{})
+	require.ErrorContains(t, err, "use auth")
+}
+
+// S2-12: without TLS there is nobody to show a certificate to.
+func TestCertificatesNeedTLS(t *testing.T) {
+	chain, key := certificate(t)
+	auth := `"auth":{"type":"mtls","certificate":` + quote(chain) + `,"private_key":` + quote(key) + `}`
+	document := func(url, route string) []byte {
+		return []byte(`{"url":"` + url + `","events":["*"],"request":{"routes":{"call.*":"` + route + `"}},` + auth + `}`)
+	}
+	for _, c := range []struct{ url, route, place string }{
+		{"http://x.example", "/calls", "#/url"}, {"https://x.example", "http://y.example/calls", "#/request/routes/call.*"},
+	} {
+		_, err := Parse(document(c.url, c.route), Rules{AllowHTTP: true})
+		var faults Faults
+		require.ErrorAs(t, err, &faults)
+		require.Equal(t, Faults{{Pointer: c.place, Detail: "auth.type mtls needs https"}}, faults)
+	}
+	_, err := Parse(document("https://x.example", "/calls"), Rules{AllowHTTP: true})
+	require.NoError(t, err)
+}
+
 func TestFaultyAuthIsNamed(t *testing.T) {
 	chain, key := certificate(t)
 	_, other := certificate(t)
@@ -141,6 +168,7 @@ func TestFaultyAuthIsNamed(t *testing.T) {
 			{Pointer: "#/auth/private_key", Detail: "want the certificate's private key as unencrypted PEM: private key does not match public key"},
 		},
 		`{"type":"mtls","certificate":` + quote(chain) + `,"private_key":"` + "planted" + `"}`: {{Pointer: "#/auth/private_key"}},
+		`{"type":"api_key","header":"Host","value":"v"}`:                                       {{Pointer: "#/auth/header"}},
 	} {
 		_, err := Parse([]byte(with(`"auth":`+auth)), Rules{})
 		var faults Faults

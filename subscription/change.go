@@ -354,6 +354,7 @@ func decodeObject(dec *decoder, object map[string]any, rules Rules) *Subscriptio
 	// Absent they have a default; the model's zero stands for that.
 	refuseZero(check, object, "retry", "max_attempts")
 	refuseZero(check, object, "rate_limit", "burst")
+	refuseEmpty(check, object, "retry", "retry_on")
 	s.validate(check, rules)
 	for _, f := range check.faults {
 		if !covered(dec.faults, f) {
@@ -367,6 +368,14 @@ func refuseZero(dec *decoder, object map[string]any, group, name string) {
 	members, _ := object[group].(map[string]any)
 	if n, ok := integer(members[name]); ok && n == 0 {
 		dec.fault(pointer("").member(group).member(name), "want a number from 1, or leave it out")
+	}
+}
+
+// refuseEmpty does the same for a list whose default is not the empty one.
+func refuseEmpty(dec *decoder, object map[string]any, group, name string) {
+	members, _ := object[group].(map[string]any)
+	if list, ok := members[name].([]any); ok && len(list) == 0 {
+		dec.fault(pointer("").member(group).member(name), "name what is tried again, or leave it out; max_attempts 1 tries nothing again")
 	}
 }
 

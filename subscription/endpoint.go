@@ -125,6 +125,23 @@ func (s *Subscription) RouteFor(eventType string) string {
 	return base + "?" + query
 }
 
+// validateCertified refuses plain http where a certificate is to be shown: there is nobody to show it to.
+func (s *Subscription) validateCertified(dec *decoder) {
+	if s.Auth.Type != AuthMTLS {
+		return
+	}
+	const detail = "auth.type mtls needs https"
+	plain := func(to string) bool { return strings.HasPrefix(Origin(to), "http:") }
+	if plain(s.URL) {
+		dec.fault("/url", detail)
+	}
+	for pattern, to := range s.Request.Routes {
+		if !isPath(to) && plain(to) {
+			dec.fault(pointer("/request/routes").member(pattern), detail)
+		}
+	}
+}
+
 func validateRoutes(dec *decoder, at pointer, routes map[string]string, rules Rules) {
 	if len(routes) > maxRoutes {
 		dec.faultf(at, "more than %d", maxRoutes)

@@ -141,6 +141,7 @@ func TestEveryFaultHasItsPlace(t *testing.T) {
 		`{"url":"https://x.example","events":["*"],"signing":{"secret":"whsec_short","public_key":"x"}}`:                                   {"#/signing/public_key", "#/signing/secret"},
 		`{"url":"https://x.example","events":["*"],"name":"` + strings.Repeat("n", 201) + `"}`:                                             {"#/name"},
 		`{"url":"https://x.example","events":["*"],"name":"a\u0000b","agents":["","a","a"]}`:                                               {"#/agents/0", "#/agents/2", "#/name"},
+		with(`"retry":{"retry_on":[]}`): {"#/retry/retry_on"},
 		with(`"max_in_flight":0,"spread":0,"retry":{"max_attempts":0},"rate_limit":{"per_second":1,"burst":0},"ttl":"0s","request":{"timeout":"0s"}`): {
 			"#/max_in_flight", "#/rate_limit/burst", "#/request/timeout", "#/retry/max_attempts", "#/spread", "#/ttl",
 		},

@@ -114,6 +114,7 @@ func (s *Subscription) validateEndpoints(dec *decoder, rules Rules) {
 	if s.Auth.Type == AuthAPIKey {
 		for name := range s.Request.Headers {
 			if strings.EqualFold(name, s.Auth.Header) {
+	s.validateCertified(dec)
 				dec.fault(at.member("headers").member(name), "auth sets this header")
 			}
 		}

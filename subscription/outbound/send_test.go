@@ -125,11 +125,11 @@ func TestSignsByBothSchemesAndBothKeys(t *testing.T) {
 // S2-15, S0-22: a GET has no body; its fields stand in the query string, which is what is signed, as it is sent.
 func TestGETSignsTheQueryString(t *testing.T) {
 	hook := hooktest.Start(t, hooktest.Options{Secrets: []string{testSecret}})
-	target := testTarget(t, testSender(t, Options{}), hook.URL()+"/cti?key=a%20b", func(s *subscription.Subscription) { s.Request.Method = http.MethodGet })
+	target := testTarget(t, testSender(t, Options{}), hook.URL()+"/cti?key=a%20b&ort=Zürich", func(s *subscription.Subscription) { s.Request.Method = http.MethodGet })
 	d := testDelivery()
 	d.Method, d.Query, d.ContentType, d.Body = http.MethodGet, "type=callEnded&name=%C3%A4+%26", "", nil
 	got, a := attempted(t, target, hook, d)
-	const query = "key=a%20b&type=callEnded&name=%C3%A4+%26"
+	const query = "key=a%20b&ort=Z%C3%BCrich&type=callEnded&name=%C3%A4+%26"
 	if got.Method != http.MethodGet || got.Path != "/cti" || got.Raw != query || len(got.Body) != 0 {
 		t.Errorf("%s %s?%s with %d bytes", got.Method, got.Path, got.Raw, len(got.Body))
 	}
@@ -141,7 +141,7 @@ func TestGETSignsTheQueryString(t *testing.T) {
 			t.Errorf("%s: %s", name, value)
 		}
 	}
-	if a.Method != http.MethodGet || a.URL != hook.URL()+"/cti?key=***" {
+	if a.Method != http.MethodGet || a.URL != hook.URL()+"/cti?key=***&ort=***" {
 		t.Errorf("recorded as %s %s", a.Method, a.URL)
 	}
 }

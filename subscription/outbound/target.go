@@ -6,8 +6,10 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/callstream/callstream/pkg/egress"
 	"github.com/callstream/callstream/pkg/secret"
@@ -47,7 +49,25 @@ func newEndpoint(raw string) (*endpoint, error) {
 	if err != nil {
 		return nil, errors.New("the URL does not parse") // the error of url.Parse repeats it
 	}
+	u.RawQuery = asciiOnly(u.RawQuery)
 	return &endpoint{url: u, recorded: recordedURL(u)}, nil
+}
+
+// asciiOnly percent-encodes the bytes of a query that have no place in a URL as they are (RFC 3986). What is encoded
+// already stays as it is.
+func asciiOnly(query string) string {
+	if !strings.ContainsFunc(query, func(r rune) bool { return r >= utf8.RuneSelf }) {
+		return query
+	}
+	var out strings.Builder
+	for i := range len(query) {
+		if c := query[i]; c >= utf8.RuneSelf {
+			fmt.Fprintf(&out, "%%%02X", c)
+		} else {
+			out.WriteByte(c)
+		}
+	}
+	return out.String()
 }
 
 // Target opens the subscription's secrets and prepares its requests. It serves one version of the subscription, until

@@ -13,8 +13,8 @@ const (
 	maxExpression   = 1000 // bytes
 	maxInstructions = 1000 // that all of a subscription's compile to
 	// maxWork bounds what they may cost for one event, as the worst case: bytes that are looked at, times instructions. The
-	// longest that this takes is a second or two. What lies beyond is hidden without a search.
-	maxWork = 32 << 20
+	// longest that this takes is some tens of milliseconds. What lies beyond is hidden without a search.
+	maxWork = 4 << 20
 )
 
 // expression is a regular expression of a subscription.

@@ -56,6 +56,16 @@ func (p *patterns) findNumbers(spans []span, name, text string) []span {
 	return spans
 }
 
+// findBrokenCards adds the runs that hold a payment card and go on over line breaks, which separate nothing but cards:
+// numbers below each other make phone numbers too easily.
+func findBrokenCards(spans []span, text string) []span {
+	if !strings.ContainsAny(text, "\r\n") {
+		return spans
+	}
+	p := patterns{card: true}
+	return p.findNumbers(spans, "", strings.NewReplacer("\r", " ", "\n", " ").Replace(text))
+}
+
 // nextGroup is where the run goes on behind a group that ends at end, -1 where it doesn't.
 func nextGroup(text string, end int) int {
 	for i := end; i < len(text) && i <= end+maxGap; i++ {

@@ -79,6 +79,9 @@ func (p *patterns) known(spans []span, name, text string) []span {
 	}
 	if has&hasDigit != 0 && (p.phone || p.card || p.ssn) {
 		spans = p.findNumbers(spans, name, v.text)
+		if p.card {
+			spans = findBrokenCards(spans, v.text)
+		}
 	}
 	if v.at != nil {
 		for i := from; i < len(spans); i++ {

@@ -98,6 +98,8 @@ func TestCardsInText(t *testing.T) {
 		"x4111111111111111y":                       "x[redacted]y",
 		"4111111111111111.00":                      "[redacted]",
 		"４１１１１１１１１１１１１１１１":                         "[redacted]",
+		"4111\n1111\n1111\r\n1111":                 "[redacted]",
+		"a 4111 1111\n1111 1111\nb":                "a [redacted]\nb",
 		"4111\u200b1111\u200b1111\u200b1111":       "[redacted]",
 		`{"card":"4111111111111111"}`:              `{"card":"[redacted]"}`,
 	} {
@@ -203,13 +205,16 @@ func TestExpressionsHaveABudget(t *testing.T) {
 		{`/\d{300}/`, strings.Repeat("home ", 1<<16), strings.Repeat("home ", 1<<16)},                            // nothing that it could begin with
 	} {
 		p := compiled(t, c.entry)
-		p.left = maxWork / 16
+		p.left = 2 << 20
 		got, _ := p.Text("", c.text)
 		if got != c.want {
 			t.Errorf("%s: %.50s…", c.entry, got)
 		}
 	}
 	p := compiled(t, `/\d{300}/`)
+	costly, _ := p.Text("", strings.Repeat("7 ", 10_000)) // three hundred instructions for each byte
+	assert.Equal(t, "[redacted]", costly, "one rendering takes some tens of milliseconds at the most")
+	p = compiled(t, `/\d{300}/`)
 	p.left = 800 * p.expressions[0].size
 	text := strings.Repeat("7", 80) + strings.Repeat("y", 300)
 	first, _ := p.Text("", text)
