@@ -13,7 +13,6 @@ import (
 
 // auditEntry is one line of the audit log as people see it.
 type auditEntry struct {
-	Seq     int64           `json:"seq" doc:"grows with every entry"`
 	At      time.Time       `json:"at"`
 	Actor   string          `json:"actor" doc:"the id of the API key, cli, a dispatcher, or system" example:"key_01JH3XVZ5W2B8QJ4N6T7M9R0PD"`
 	Action  string          `json:"action" example:"updated"`
@@ -48,7 +47,7 @@ func (a *apiSet) audit(ctx context.Context, store *storage.Store, p auth.Princip
 		return nil, err
 	}
 	if before != "" {
-		if query.BeforeSeq, err = strconv.ParseInt(before, 10, 64); err != nil {
+		if query.BeforeSeq, err = a.openAuditPlace(p.Tenant, before); err != nil {
 			return nil, errCursor()
 		}
 	}
@@ -56,9 +55,34 @@ func (a *apiSet) audit(ctx context.Context, store *storage.Store, p auth.Princip
 	if err != nil {
 		return nil, err
 	}
-	entries := make([]auditEntry, len(lines))
-	for i, l := range lines {
-		entries[i] = auditEntry{Seq: l.Seq, At: l.At, Actor: l.Actor, Action: l.Action, Kind: string(l.Kind), ID: l.ID, Version: l.Version, Detail: l.Detail}
+	cut := page(lines, in.Limit, func(l storage.AuditLine) string {
+		var sealed string
+		sealed, err = a.sealAuditPlace(p.Tenant, l.Seq)
+		return sealed
+	})
+	if err != nil {
+		return nil, err
 	}
-	return &manyAuditEntries{page(entries, in.Limit, func(e auditEntry) string { return strconv.FormatInt(e.Seq, 10) })}, nil
+	entries := make([]auditEntry, len(cut.Items))
+	for i, l := range cut.Items {
+		entries[i] = auditEntry{At: l.At, Actor: l.Actor, Action: l.Action, Kind: string(l.Kind), ID: l.ID, Version: l.Version, Detail: l.Detail}
+	}
+	return &manyAuditEntries{list[auditEntry]{Items: entries, NextCursor: cut.NextCursor}}, nil
 }
+
+// The lines of all tenants are counted together, so a place among them would tell a tenant how busy the others are: a
+// cursor has it sealed.
+func (s *Service) sealAuditPlace(tenant string, seq int64) (string, error) {
+	return s.deps.Box.Seal([]byte(strconv.FormatInt(seq, 10)), tenant, "", fieldAuditPlace)
+}
+
+func (s *Service) openAuditPlace(tenant, sealed string) (int64, error) {
+	place, err := s.deps.Box.Open(sealed, tenant, "", fieldAuditPlace)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseInt(string(place), 10, 64)
+}
+
+// fieldAuditPlace is what the seal of an audit cursor is for; no subscription has such a field.
+const fieldAuditPlace = "audit.place"
