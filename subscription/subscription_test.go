@@ -194,6 +194,14 @@ func TestLanes(t *testing.T) {
 	} {
 		require.Equal(t, ok, laneFault(lane) == "", lane)
 	}
+	doc := []byte(`{"url":"https://x.example","events":["*"],"lane":"bulk"}`)
+	for _, rules := range []Rules{{}, {Lanes: []string{"standard", "bulk"}}} {
+		_, err := Parse(doc, rules)
+		require.NoError(t, err)
+	}
+	// A lane that the installation lacks would be the standard one in silence.
+	_, err := Parse(doc, Rules{Lanes: []string{"standard", "quick"}})
+	require.EqualError(t, err, "/lane: there is no such lane: want one of standard, quick")
 }
 
 func TestWhatIsNotJSON(t *testing.T) {

@@ -20,6 +20,8 @@ type Rules struct {
 	// SecretsElsewhere lets a new document say {"set": true} of its secrets: it is checked by someone who doesn't have
 	// them at hand. What Parse returns then can't be sealed.
 	SecretsElsewhere bool
+	// Lanes are the delivery lanes that there are; empty where that is not known.
+	Lanes []string
 }
 
 // Limits of a subscription.
@@ -74,6 +76,8 @@ func (s *Subscription) validate(dec *decoder, rules Rules) {
 	within(dec, root.member("position"), s.Position, -maxPosition, maxPosition)
 	if detail := laneFault(s.Lane); detail != "" {
 		dec.fault(root.member("lane"), detail)
+	} else if len(rules.Lanes) > 0 && !slices.Contains(rules.Lanes, s.Lane) {
+		dec.fault(root.member("lane"), "there is no such lane: want one of "+strings.Join(rules.Lanes, ", "))
 	}
 	if s.Frequency != nil {
 		at := root.member("frequency")

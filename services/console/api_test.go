@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/callstream/callstream/pkg/auth"
+	"github.com/callstream/callstream/pkg/problem"
 	"github.com/callstream/callstream/pkg/webhook"
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/services/console/storage"
@@ -513,4 +514,17 @@ func TestTheCatalogueAndTheDocument(t *testing.T) {
 	require.Contains(t, input.Properties, "filter")
 	require.NotContains(t, input.Properties, "state")
 	require.Empty(t, parts.Components.Schemas["SubscriptionPatch"].Required)
+}
+
+// A subscription that names a lane which the installation lacks is refused with those that there are, and not sent through
+// another in silence.
+func TestALaneIsOneOfTheInstallation(t *testing.T) {
+	h := start(t, func(c *Config, _ *Deps) { c.Lanes = []string{"standard", "bulk"} })
+	id := h.create(`{"url":"https://x.example","events":["*"],"lane":"bulk"}`).str("id")
+	for _, p := range []problem.Problem{
+		h.do("POST", "/v1/subscriptions", `{"url":"https://x.example","events":["*"],"lane":"nope"}`).problem(422),
+		h.do("PATCH", "/v1/subscriptions/"+id, `{"lane":"nope"}`).problem(422),
+	} {
+		require.Equal(t, []problem.Fault{{Pointer: "#/lane", Detail: "there is no such lane: want one of standard, bulk"}}, p.Errors)
+	}
 }

@@ -35,6 +35,8 @@ type Config struct {
 	HistoryMaxDeliveries int64 `config:"HISTORY_MAX_DELIVERIES" default:"2000000" min:"1000" doc:"how many deliveries, and how many events, the history keeps; the oldest go first. A million of both take about a gigabyte"`
 	// WebhookOrigin is what an endpoint that is verified by options has to allow.
 	WebhookOrigin string `config:"WEBHOOK_ORIGIN" default:"callstream" doc:"name that the CloudEvents handshake (verification by options) asks permission for, in WebHook-Request-Origin"`
+	// Lanes are what a subscription may choose from; none means that any name is taken.
+	Lanes []string `config:"LANES" default:"standard" doc:"delivery lanes"`
 	// DefaultSource completes the events of tests and previews as the producer completes those it accepts.
 	DefaultSource string `config:"DEFAULT_SOURCE" default:"api" doc:"source of events that name none"`
 }

@@ -89,7 +89,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		return nil, errors.New("console: an encryption key is required")
 	}
 	s := &Service{
-		cfg: cfg, deps: deps, log: deps.Log.Named("console"), rules: subscription.Rules{AllowHTTP: cfg.Egress.AllowHTTP},
+		cfg: cfg, deps: deps, log: deps.Log.Named("console"), rules: subscription.Rules{AllowHTTP: cfg.Egress.AllowHTTP, Lanes: cfg.Lanes},
 		opened: make(chan struct{}), dbErr: errors.New("the database is not open yet"),
 	}
 	sender, err := outbound.New(outbound.Options{Egress: egress.Options{Config: cfg.Egress}, Version: deps.Version, Now: deps.Now})
