@@ -114,11 +114,11 @@ func (s *Subscription) validateEndpoints(dec *decoder, rules Rules) {
 		dec.faultf(at.member("method"), "the profile %s needs POST: CloudEvents has no form for a query", s.Payload.Profile)
 	}
 	validateRoutes(dec, at.member("routes"), s.Request.Routes, rules)
+	s.validateCertified(dec)
 	validateHeaders(dec, at.member("headers"), s.Request.Headers)
 	if s.Auth.Type == AuthAPIKey {
 		for name := range s.Request.Headers {
 			if strings.EqualFold(name, s.Auth.Header) {
-	s.validateCertified(dec)
 				dec.fault(at.member("headers").member(name), "auth sets this header")
 			}
 		}
