@@ -93,7 +93,7 @@ type noContent struct{ Status int }
 
 func (a *apiSet) registerSubscriptions() {
 	const path = "/v1/subscriptions"
-	create, merge := subscriptionSchema(a, "NewSubscription", "url", "events"), subscriptionSchema(a, "SubscriptionPatch")
+	create, merge := subscriptionSchema(a, "NewSubscription", "url", "events"), patchSchema(a, "SubscriptionPatch", "url", "events")
 	body := []int{http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity}
 	change := append([]int{http.StatusNotFound, http.StatusPreconditionFailed}, body...)
 	act := append([]int{http.StatusConflict}, change...)
@@ -232,7 +232,13 @@ func (a *apiSet) patch(ctx context.Context, store *storage.Store, p auth.Princip
 		if secret, err = next.MakeSigningKey(a.deps.Box, a.deps.Now(), defaultOverlap); err != nil {
 			return nil, err
 		}
-		return next, next.Seal(a.deps.Box)
+		if err := next.Seal(a.deps.Box); err != nil {
+			return nil, err
+		}
+		if changed, err := changedMembers(sub, next); err != nil || len(changed) == 0 {
+			return nil, err // what is there already is no version of its own
+		}
+		return next, nil
 	})
 	if err != nil {
 		return nil, err

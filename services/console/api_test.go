@@ -67,6 +67,12 @@ func TestASubscriptionThroughTheAPI(t *testing.T) {
 
 	patched := h.do("PATCH", path, `{"name":"new","agents":["a-1"]}`, "Content-Type", "application/merge-patch+json", "If-Match", h.do("GET", path, "").header.Get("ETag")).is(200)
 	require.Equal(t, "new", patched.str("name"))
+	before := len(h.subscriptions())
+	for _, same := range []string{`{}`, `{"name":"new"}`, string(h.do("GET", path, "").body)} {
+		unchanged := h.do("PATCH", path, same).is(200)
+		require.Equal(t, patched.object()["version"], unchanged.object()["version"], "what changes nothing is no version")
+	}
+	require.Len(t, h.subscriptions(), before, "and nothing is published")
 	h.do("PATCH", path, `{"name":"stale"}`, "If-Match", `"1"`).problem(http.StatusPreconditionFailed)
 	h.do("PATCH", path, `{"name":"x"}`, "If-Match", `"one"`).problem(http.StatusBadRequest)
 	h.do("DELETE", path, "", "If-Match", `"1"`).problem(http.StatusPreconditionFailed)
