@@ -30,8 +30,10 @@ const (
 	// purgeAfter is how long published outbox entries are kept for those who wait for them.
 	purgeAfter = time.Hour
 	// replayedKept is longer than any topic keeps the events that could be asked for once more.
-	replayedKept  = 60 * 24 * time.Hour
-	housekeeping  = time.Hour
+	replayedKept = 60 * 24 * time.Hour
+	housekeeping = time.Hour
+	// keyExpiry is how often signing keys that ended are looked for: no secret rests for long after its use.
+	keyExpiry     = time.Minute
 	relayBatch    = 100
 	reconcileStep = 500
 )
@@ -130,7 +132,7 @@ func (r *relay) lead(ctx context.Context, store *storage.Store) error {
 		return err
 	}
 	r.log.Info("publishing changes", zap.Int64("epoch", r.epoch))
-	nextHousekeeping := r.now()
+	nextHousekeeping, nextExpiry := r.now(), r.now()
 	for {
 		n, err := r.drain(ctx, store)
 		if err != nil {
@@ -145,6 +147,12 @@ func (r *relay) lead(ctx context.Context, store *storage.Store) error {
 				return err
 			}
 			nextHousekeeping = now.Add(housekeeping)
+		}
+		if now := r.now(); !now.Before(nextExpiry) {
+			if err := r.expireKeys(ctx, store, now); err != nil {
+				return err
+			}
+			nextExpiry = now.Add(keyExpiry)
 		}
 		timer := time.NewTimer(relayPoll)
 		select {
@@ -247,7 +255,7 @@ func (r *relay) record(e storage.Entry) (event.Record, error) {
 		Spec: string(e.Spec), Secrets: secrets}, nil
 }
 
-// housekeep writes the tombstones of what was deleted long ago, forgets signing keys that ended, and drops what is old.
+// housekeep writes the tombstones of what was deleted long ago, and drops what is old.
 func (r *relay) housekeep(ctx context.Context, store *storage.Store, now time.Time) error {
 	for _, kind := range []storage.Kind{storage.KindSubscription, storage.KindKey} {
 		gone, err := store.Forgettable(ctx, kind, now.Add(-forgetAfter), relayBatch)
@@ -263,6 +271,14 @@ func (r *relay) housekeep(ctx context.Context, store *storage.Store, now time.Ti
 			}
 		}
 	}
+	if err := store.ForgetReplayed(ctx, now.Add(-replayedKept)); err != nil {
+		return err
+	}
+	return store.Purge(ctx, now.Add(-purgeAfter))
+}
+
+// expireKeys forgets signing keys that ended.
+func (r *relay) expireKeys(ctx context.Context, store *storage.Store, now time.Time) error {
 	expired, err := store.ExpiredKeys(ctx, now, relayBatch)
 	if err != nil {
 		return err
@@ -273,10 +289,7 @@ func (r *relay) housekeep(ctx context.Context, store *storage.Store, now time.Ti
 			return err
 		}
 	}
-	if err := store.ForgetReplayed(ctx, now.Add(-replayedKept)); err != nil {
-		return err
-	}
-	return store.Purge(ctx, now.Add(-purgeAfter))
+	return nil
 }
 
 func feedTopic(kind storage.Kind) string {
