@@ -9,6 +9,7 @@ import (
 	"maps"
 	"mime"
 	"net/http"
+	"path"
 	"reflect"
 	"slices"
 	"strconv"
@@ -43,7 +44,7 @@ func newHandler(s *Service) http.Handler {
 	config.Components.Schemas.RegisterTypeAlias(reflect.TypeFor[subscription.TTL](), reflect.TypeFor[any]())
 	api := humago.New(mux, config)
 	a := &apiSet{Service: s, api: api}
-	api.UseMiddleware(a.authenticate)
+	api.UseMiddleware(a.authenticate, single)
 	a.registerSubscriptions()
 	a.registerTryouts()
 	a.registerStats()
@@ -52,6 +53,7 @@ func newHandler(s *Service) http.Handler {
 	a.registerKeys()
 	a.registerAudit()
 	a.registerEventTypes()
+	describeProblems(config.Components.Schemas)
 	document := openAPI(api.OpenAPI(), s.deps.ExtraPaths, s.log)
 	mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, r *http.Request) {
 		if s.guard.Off {
@@ -118,6 +120,18 @@ func (a *apiSet) authenticate(ctx huma.Context, next func(huma.Context)) {
 		return
 	}
 	next(huma.WithValue(ctx, principalKey{}, p))
+}
+
+// single refuses parameters that are given more than once: each takes one value, and which one was meant nobody knows.
+func single(ctx huma.Context, next func(huma.Context)) {
+	r, w := humago.Unwrap(ctx)
+	for name, values := range r.URL.Query() {
+		if len(values) > 1 {
+			problem.Write(w, problem.New(http.StatusUnprocessableEntity, name+": give it once"))
+			return
+		}
+	}
+	next(ctx)
 }
 
 func caller(ctx context.Context) auth.Principal {
@@ -327,9 +341,14 @@ func (s *Service) recovering(next http.Handler) http.Handler {
 	})
 }
 
-// withProblems gives the mux's own answers, 404 and 405, the shape of all others.
+// withProblems gives the mux's own answers, 404 and 405, the shape of all others. Where the mux would redirect to a path
+// without "." and "..", which may be somebody's ids, there is nothing.
 func withProblems(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if at := r.URL.EscapedPath(); strings.TrimSuffix(at, "/") != strings.TrimSuffix(path.Clean("/"+at), "/") {
+			http.NotFound(&plainError{ResponseWriter: w}, r)
+			return
+		}
 		if _, pattern := mux.Handler(r); pattern == "" {
 			mux.ServeHTTP(&plainError{ResponseWriter: w}, r)
 			return

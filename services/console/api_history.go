@@ -53,8 +53,8 @@ type listDeliveries struct {
 	ErrorClass     string    `query:"error_class" maxLength:"200" doc:"class of the newest request's error"`
 }
 
-// deliveryDocument is one as the API shows it.
-type deliveryDocument struct {
+// DeliveryDocument is one as the API shows it. It is exported for huma, which describes embedded members by reflection.
+type DeliveryDocument struct {
 	ID                  string     `json:"id" doc:"its webhook-id"`
 	EventID             string     `json:"event_id"`
 	SubscriptionID      string     `json:"subscription_id"`
@@ -77,8 +77,8 @@ type deliveryDocument struct {
 	UpdatedAt           time.Time  `json:"updated_at"`
 }
 
-func documentOfDelivery(d *history.Delivery) deliveryDocument {
-	out := deliveryDocument{
+func documentOfDelivery(d *history.Delivery) DeliveryDocument {
+	out := DeliveryDocument{
 		ID: d.ID, EventID: d.EventID, SubscriptionID: d.SubscriptionID, SubscriptionVersion: d.SubscriptionVersion, Type: d.Type, Source: d.Source, CallID: d.CallID,
 		State: d.State, Reason: d.Reason, Detail: d.Detail, Via: d.Via, Attempts: d.Requests(), HTTPStatus: d.HTTPStatus, ErrorClass: d.ErrorClass,
 		DurationMS: milliseconds(d.Duration), ReplayID: d.ReplayID, RepeatAt: d.Occurrence, CreatedAt: d.CreatedAt, UpdatedAt: d.UpdatedAt,
@@ -91,7 +91,7 @@ func documentOfDelivery(d *history.Delivery) deliveryDocument {
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-type manyDeliveries struct{ Body list[deliveryDocument] }
+type manyDeliveries struct{ Body list[DeliveryDocument] }
 
 // DeliveryID is the id in a path. It is exported for huma, which sets embedded parameters by reflection.
 type DeliveryID struct {
@@ -120,19 +120,19 @@ type attemptDocument struct {
 	Note                string       `json:"note,omitempty" doc:"why something is missing"`
 }
 
-// content is a body, as text or in base64.
-type content struct {
+// Content is a body, as text or in base64. It is exported for huma, which describes embedded members by reflection.
+type Content struct {
 	Body       *string `json:"body,omitempty"`
 	BodyBase64 *string `json:"body_base64,omitempty" doc:"a body that is not text"`
 }
 
-func contentOf(raw []byte) content {
+func contentOf(raw []byte) Content {
 	text := string(raw)
 	if utf8.ValidString(text) {
-		return content{Body: &text}
+		return Content{Body: &text}
 	}
 	text = base64.StdEncoding.EncodeToString(raw)
-	return content{BodyBase64: &text}
+	return Content{BodyBase64: &text}
 }
 
 type sentRequest struct {
@@ -141,22 +141,22 @@ type sentRequest struct {
 	Query   string            `json:"query,omitempty" doc:"what the rendering adds to the URL"`
 	Headers map[string]string `json:"headers" doc:"secrets are masked"`
 	Bytes   int64             `json:"bytes" doc:"of the body"`
-	content
+	Content
 	Note string `json:"note,omitempty" doc:"why the body is missing"`
 }
 
 type gotResponse struct {
 	Status  int               `json:"status"`
 	Headers map[string]string `json:"headers"`
-	content
+	Content
 	Truncated bool `json:"truncated,omitempty" doc:"the body was longer than what is kept"`
 }
 
 // deliveryDetails is one delivery with all that was tried.
 type deliveryDetails struct {
-	deliveryDocument
+	DeliveryDocument
 	AttemptLog []attemptDocument  `json:"attempt_log" doc:"every attempt, oldest first; the newest 100"`
-	Repeats    []deliveryDocument `json:"repeats,omitempty" doc:"repeats of the event that were not delivered again"`
+	Repeats    []DeliveryDocument `json:"repeats,omitempty" doc:"repeats of the event that were not delivered again"`
 }
 
 type oneDelivery struct{ Body deliveryDetails }
@@ -179,7 +179,7 @@ type eventDetails struct {
 	Note         string                     `json:"note,omitempty" doc:"why the data is missing"`
 	Dead         *deadEvent                 `json:"dead,omitempty" doc:"set where the event could not be processed and no subscription was asked"`
 	OtherSources []string                   `json:"other_sources,omitempty" doc:"further sources that used the id; ask for one by source"`
-	Deliveries   []deliveryDocument         `json:"deliveries" doc:"one for each subscription whose event types match"`
+	Deliveries   []DeliveryDocument         `json:"deliveries" doc:"one for each subscription whose event types match"`
 }
 
 type deadEvent struct {
@@ -238,7 +238,7 @@ func (a *apiSet) listDeliveries(ctx context.Context, _ *storage.Store, p auth.Pr
 		c := d.Cursor()
 		return strconv.FormatInt(c.CreatedAt.UnixMicro(), 10) + ":" + c.ID + ":" + c.Occurrence
 	})
-	out := list[deliveryDocument]{Items: make([]deliveryDocument, len(cut.Items)), NextCursor: cut.NextCursor}
+	out := list[DeliveryDocument]{Items: make([]DeliveryDocument, len(cut.Items)), NextCursor: cut.NextCursor}
 	for i, d := range cut.Items {
 		out.Items[i] = documentOfDelivery(d)
 	}
@@ -272,7 +272,7 @@ func (a *apiSet) getDelivery(ctx context.Context, _ *storage.Store, p auth.Princ
 	if len(found) == 0 {
 		return nil, storage.ErrNotFound
 	}
-	out := deliveryDetails{deliveryDocument: documentOfDelivery(found[0])}
+	out := deliveryDetails{DeliveryDocument: documentOfDelivery(found[0])}
 	for _, repeat := range found[1:] {
 		out.Repeats = append(out.Repeats, documentOfDelivery(repeat))
 	}
@@ -341,7 +341,7 @@ func (s *Service) bodies(ctx context.Context, d *history.Delivery, log []attempt
 			log[i].Request.Note = "left out: the bodies of one answer are at most 8 MiB; it is that of the attempts before"
 		default:
 			left -= len(made.delivery.Body)
-			log[i].Request.content, log[i].Request.Query = contentOf(made.delivery.Body), made.delivery.Query
+			log[i].Request.Content, log[i].Request.Query = contentOf(made.delivery.Body), made.delivery.Query
 		}
 	}
 }
@@ -361,7 +361,7 @@ func documentOfAttempt(a *event.Attempt) attemptDocument {
 	}
 	out.Request = &sentRequest{Method: a.Method, URL: a.URL, Headers: orEmpty(a.RequestHeaders), Bytes: a.RequestBytes}
 	if a.HTTPStatus != 0 {
-		out.Response = &gotResponse{Status: a.HTTPStatus, Headers: orEmpty(a.ResponseHeaders), content: contentOf(a.ResponseBody), Truncated: a.ResponseTruncated}
+		out.Response = &gotResponse{Status: a.HTTPStatus, Headers: orEmpty(a.ResponseHeaders), Content: contentOf(a.ResponseBody), Truncated: a.ResponseTruncated}
 	}
 	return out
 }
@@ -427,7 +427,7 @@ func (a *apiSet) getEvent(ctx context.Context, _ *storage.Store, p auth.Principa
 // documentOfEvent is what the rows tell of an event.
 func documentOfEvent(e *history.Event, of map[string][]*history.Delivery) eventDetails {
 	out := eventDetails{ID: e.ID, Type: e.Type, Time: e.Time, Tenant: e.Tenant, Source: e.Source, CallID: e.CallID, AcceptedAt: e.AcceptedAt,
-		Record: e.Place.String(), Deliveries: []deliveryDocument{}}
+		Record: e.Place.String(), Deliveries: []DeliveryDocument{}}
 	if !e.DeadAt.IsZero() {
 		out.Dead = &deadEvent{e.DeadAt, e.DeadReason, e.DeadDetail}
 	}

@@ -88,10 +88,10 @@ func TestWhatBecameOfAnEvent(t *testing.T) {
 	require.Empty(t, call.Events[0].Deliveries)
 	require.Len(t, call.Events[1].Deliveries, 2)
 
-	require.Len(t, as[list[deliveryDocument]](h.do("GET", "/v1/deliveries?state=delivered&http_status=200&call_id=c-1&since=2026-01-20T10:00:00Z&type=call.ended", "")).Items, 1)
-	require.Empty(t, as[list[deliveryDocument]](h.do("GET", "/v1/deliveries?reason=paused", "")).Items)
-	page := as[list[deliveryDocument]](h.do("GET", "/v1/deliveries?event_id=evt_1&limit=1", ""))
-	next := as[list[deliveryDocument]](h.do("GET", "/v1/deliveries?event_id=evt_1&limit=1&cursor="+*page.NextCursor, ""))
+	require.Len(t, as[list[DeliveryDocument]](h.do("GET", "/v1/deliveries?state=delivered&http_status=200&call_id=c-1&since=2026-01-20T10:00:00Z&type=call.ended", "")).Items, 1)
+	require.Empty(t, as[list[DeliveryDocument]](h.do("GET", "/v1/deliveries?reason=paused", "")).Items)
+	page := as[list[DeliveryDocument]](h.do("GET", "/v1/deliveries?event_id=evt_1&limit=1", ""))
+	next := as[list[DeliveryDocument]](h.do("GET", "/v1/deliveries?event_id=evt_1&limit=1&cursor="+*page.NextCursor, ""))
 	require.Nil(t, next.NextCursor)
 	require.NotEqual(t, page.Items[0].ID, next.Items[0].ID)
 	for query, status := range map[string]int{"state=odd": 422, "http_status=7": 422, "since=yesterday": 422, "cursor=odd": 400, "limit=501": 422, "what=1": 422} {
@@ -102,7 +102,7 @@ func TestWhatBecameOfAnEvent(t *testing.T) {
 	for _, path := range []string{"/v1/events/evt_1", "/v1/deliveries/" + id, "/v1/calls/c-1"} {
 		h.do("GET", path, "", "X-Tenant", "other").problem(http.StatusNotFound)
 	}
-	require.Empty(t, as[list[deliveryDocument]](h.do("GET", "/v1/deliveries", "", "X-Tenant", "other")).Items)
+	require.Empty(t, as[list[DeliveryDocument]](h.do("GET", "/v1/deliveries", "", "X-Tenant", "other")).Items)
 }
 
 // What Kafka's retention took is missing with a note; what the rows tell is still there.

@@ -93,7 +93,7 @@ type noContent struct{ Status int }
 
 func (a *apiSet) registerSubscriptions() {
 	const path = "/v1/subscriptions"
-	create, merge := subscriptionSchema(a, "NewSubscription", "url", "events"), subscriptionSchema(a, "SubscriptionPatch")
+	create, merge := subscriptionSchema(a, "NewSubscription", "url", "events"), patchSchema(a, "SubscriptionPatch", "url", "events")
 	body := []int{http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity}
 	change := append([]int{http.StatusNotFound, http.StatusPreconditionFailed}, body...)
 	act := append([]int{http.StatusConflict}, change...)

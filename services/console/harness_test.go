@@ -24,6 +24,7 @@ import (
 	"github.com/callstream/callstream/services/console/storage"
 	"github.com/callstream/callstream/services/console/storage/pgtest"
 	"github.com/callstream/callstream/services/console/storage/storagetest"
+	"github.com/santhosh-tekuri/jsonschema/v6"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -116,6 +117,12 @@ type harness struct {
 	logs  *syncBuffer
 	key   string // sent as Authorization when set
 	stop  func()
+	// schemas are of the API's document, which every answer is checked against.
+	schemas struct {
+		mu       sync.Mutex
+		doc      map[string]any
+		compiler *jsonschema.Compiler
+	}
 	// producer writes to the topics, where the console is on Kafka.
 	producer *kafka.Producer
 }
@@ -215,7 +222,9 @@ func (h *harness) do(method, path, body string, header ...string) answer {
 	defer resp.Body.Close()
 	raw, err := io.ReadAll(resp.Body)
 	require.NoError(h.t, err)
-	return answer{h.t, resp.StatusCode, resp.Header, raw}
+	a := answer{h.t, resp.StatusCode, resp.Header, raw}
+	h.conforms(method, path, a)
+	return a
 }
 
 func (a answer) is(status int) answer {
