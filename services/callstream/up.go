@@ -248,8 +248,13 @@ func (s *services) Ready() error {
 
 // handler serves the whole API: posting events is the producer's, everything else the console's.
 func (s *services) handler() http.Handler {
-	mux := http.NewServeMux()
-	mux.Handle("/v1/events", s.producer.Handler())
-	mux.Handle("/", s.console.Handler())
-	return mux
+	events, others := s.producer.Handler(), s.console.Handler()
+	// Not a ServeMux, which would redirect from ids such as "..".
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/v1/events" {
+			events.ServeHTTP(w, r)
+			return
+		}
+		others.ServeHTTP(w, r)
+	})
 }

@@ -175,13 +175,13 @@ func TestAttemptsUnderAnyClocks(t *testing.T) {
 		}
 		end := rapid.SampledFrom([]string{StateDelivered, StateDead, StateSkipped, StateRetrying}).Draw(rt, "end")
 		wantStatus := 499 + retries
-		switch {
-		case end == StateSkipped: // says no number: nothing was sent
+		switch end {
+		case StateSkipped: // says no number: nothing was sent
 			w.tried("e1", "sub_1", clock(), func(a *event.Attempt) { a.Attempt, a.Outcome, a.Reason, a.HTTPStatus = 0, end, "paused", 0 })
 			if retries == 0 {
 				wantStatus = 0
 			}
-		case end == StateRetrying:
+		case StateRetrying:
 			wantStatus = 599
 			w.tried("e1", "sub_1", clock(), func(a *event.Attempt) {
 				a.Attempt, a.Outcome, a.Reason, a.HTTPStatus = retries+1, "retry", "http_5xx", wantStatus
