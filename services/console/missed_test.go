@@ -17,12 +17,12 @@ import (
 )
 
 // skip writes an event and the decision that skipped it.
-func (h *harness) skip(subscription, id, reason string, version int64) {
+func (h *harness) skip(subscription, id, reason string) {
 	h.t.Helper()
 	now := time.Now()
 	e := &event.Event{ID: id, Type: "call.ended", Tenant: "default", Source: "api", CallID: "c-1", Time: now, IngestedAt: now}
 	offset := h.produceEvent(e)
-	h.decide(subscription, e, offset, "skipped", reason, "", version)
+	h.decide(subscription, e, offset, "skipped", reason, "", 3)
 }
 
 func (h *harness) decide(subscription string, e *event.Event, offset int64, outcome, reason, replay string, version int64) {
@@ -71,12 +71,12 @@ func TestWhatWasMissedIsSentOnce(t *testing.T) {
 	h.do("POST", path+"/pause", "").is(200)
 	const all, lost = 1203, 2
 	for i := range all {
-		h.skip(id, fmt.Sprintf("evt_%d", i), []string{"paused", "disabled"}[i%2], 3)
+		h.skip(id, fmt.Sprintf("evt_%d", i), []string{"paused", "disabled"}[i%2])
 	}
 	for reason := range map[string]bool{"filtered": true, "expired": true, "duplicate": true, "pending": true} {
-		h.skip(id, "evt_"+reason, reason, 3)
+		h.skip(id, "evt_"+reason, reason)
 	}
-	h.skip("sub_another", "evt_other", "paused", 3)
+	h.skip("sub_another", "evt_other", "paused")
 	start := kadm.Offsets{}
 	start.Add(kadm.Offset{Topic: topic.CallsEvents, At: lost})
 	_, err := kadm.NewClient(h.producer.Client()).DeleteRecords(t.Context(), start)
@@ -137,7 +137,7 @@ func TestWhatIsSkippedUntilAnActivationIsAppliedIsSent(t *testing.T) {
 	path, _ := h.verified(endpoint(t, obliging), "")
 	id := strings.TrimPrefix(path, "/v1/subscriptions/")
 	h.do("POST", path+"/pause", "").is(200)
-	h.skip(id, "evt_before", "paused", 3)
+	h.skip(id, "evt_before", "paused")
 	activated := make(chan answer, 1)
 	go func() { activated <- h.do("POST", path+"/activate", `{"replay_missed":true}`) }()
 	require.Eventually(t, func() bool {
@@ -145,7 +145,7 @@ func TestWhatIsSkippedUntilAnActivationIsAppliedIsSent(t *testing.T) {
 		last := records[len(records)-1]
 		return last.ID == id && last.Version == 4
 	}, 10*time.Second, time.Millisecond)
-	h.skip(id, "evt_after", "paused", 3)
+	h.skip(id, "evt_after", "paused")
 	require.Equal(t, 2, (<-activated).replay().Events)
 }
 
@@ -158,7 +158,7 @@ func TestWhatWasForgottenIsLost(t *testing.T) {
 	h.do("POST", path+"/pause", "").is(200)
 	const missed = 3
 	for i := range missed {
-		h.skip(id, fmt.Sprintf("evt_%d", i), "paused", 3)
+		h.skip(id, fmt.Sprintf("evt_%d", i), "paused")
 	}
 	require.NoError(t, h.svc.project.CaughtUp(t.Context()))
 	// Others fill the history.
