@@ -69,12 +69,13 @@ func TestDeliveriesAreFound(t *testing.T) {
 func TestSearchesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &Store{searches: make(chan struct{}, 1)}
-		busy := make(chan error)
+		busy, end := make(chan error, 1), make(chan struct{})
 		go func() {
-			busy <- s.search(t.Context(), func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
+			busy <- s.search(t.Context(), func(ctx context.Context) error { <-end; <-ctx.Done(); return ctx.Err() })
 		}()
 		synctest.Wait()
 		require.ErrorIs(t, s.search(t.Context(), func(context.Context) error { t.Error("there was no turn"); return nil }), ErrTooSlow)
+		close(end)
 		require.ErrorIs(t, <-busy, ErrTooSlow)
 		require.NoError(t, s.search(t.Context(), func(context.Context) error { return nil }))
 		gone, cancel := context.WithCancel(t.Context())
