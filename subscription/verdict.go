@@ -1,9 +1,12 @@
 package subscription
 
 import (
+	"slices"
 	"time"
 
+	"github.com/callstream/callstream/schemas/catalog"
 	"github.com/callstream/callstream/schemas/event"
+	"github.com/callstream/callstream/schemas/topic"
 )
 
 // The reasons why a subscription is not sent an event. They are what deliveries.decisions records. Besides them a
@@ -15,6 +18,7 @@ const (
 	ReasonPaused       = string(StatePaused)
 	ReasonDisabled     = string(StateDisabled)
 	ReasonType         = "type"
+	ReasonItself       = "itself" // it would be told of itself, and didn't ask for that by name
 	ReasonAgent        = "agent"
 	ReasonExpired      = "expired"
 	ReasonFiltered     = "filtered"
@@ -44,6 +48,9 @@ func (c *Compiled) Verdict(e *event.Event, now time.Time, replay bool, allowance
 	if s == nil {
 		return c.gone()
 	}
+	if e.Topic() == topic.OwnEvents && c.itself(e) {
+		return ReasonItself, "it tells of this subscription, which doesn't name the type " + e.Type
+	}
 	switch s.State {
 	case StateActive:
 	case StatePending:
@@ -64,6 +71,17 @@ func (c *Compiled) Verdict(e *event.Event, now time.Time, replay bool, allowance
 	}
 	_, reason, detail = filter.within(allowance, e)
 	return reason, detail
+}
+
+// itself says whether one of callstream's own events tells of this subscription, which asked for everything and not for
+// this. Whoever subscribes to "*" wants what happens on the platform: its endpoint knows that it was verified, and can't be
+// told that it doesn't answer.
+func (c *Compiled) itself(e *event.Event) bool {
+	about, ok := e.Lookup("data.subscription_id")
+	if !ok || about.String() != c.ID {
+		return false
+	}
+	return !slices.ContainsFunc(c.Subscription.Events, func(pattern string) bool { return pattern != "*" && catalog.Match(pattern, e.Type) })
 }
 
 func (c *Compiled) gone() (reason, detail string) {

@@ -71,6 +71,26 @@ func TestVerdicts(t *testing.T) {
 	assert.Empty(t, reason)
 }
 
+// Whoever asks for everything is told of other subscriptions' endpoints, and of its own where it names what tells of it.
+func TestNobodyIsToldOfItselfUnasked(t *testing.T) {
+	for _, c := range []struct {
+		events []string
+		about  string
+		reason string
+	}{
+		{[]string{"*"}, "sub_1", ReasonItself},
+		{[]string{"*"}, "sub_other", ""},
+		{[]string{"*", "endpoint.*"}, "sub_1", ""},
+		{[]string{"endpoint.verified"}, "sub_1", ""},
+		{[]string{"*", "call.*"}, "sub_1", ReasonItself},
+	} {
+		s := &Subscription{ID: "sub_1", Events: c.events}
+		e := accepted(t, `{"type":"endpoint.verified","data":{"subscription_id":"`+c.about+`"}}`, now)
+		reason, _ := compiled(t, s).Verdict(e, now, false, nil)
+		assert.Equal(t, c.reason, reason, "%v about %s", c.events, c.about)
+	}
+}
+
 func TestVerdictsOnWhatIsGone(t *testing.T) {
 	b := NewBook()
 	b.Apply(Deleted("sub_1", "acme", 2, 1))

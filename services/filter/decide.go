@@ -42,7 +42,7 @@ func verdicts() []verdict {
 	}
 	for _, reason := range []string{
 		skipDuplicate, subscription.ReasonDeleted, subscription.ReasonUnreadable, subscription.ReasonPending, subscription.ReasonPaused,
-		subscription.ReasonDisabled, subscription.ReasonType, subscription.ReasonAgent, subscription.ReasonExpired,
+		subscription.ReasonDisabled, subscription.ReasonType, subscription.ReasonItself, subscription.ReasonAgent, subscription.ReasonExpired,
 		subscription.ReasonFiltered, subscription.ReasonMissingField, subscription.ReasonFilterError,
 	} {
 		all = append(all, verdict{outcomeSkipped, reason})
