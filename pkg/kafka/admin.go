@@ -108,9 +108,9 @@ func EnsureTopics(ctx context.Context, client *kgo.Client, specs []TopicSpec, lo
 	}
 	// Past the client's cache of metadata: what another process, or we, did a moment ago must show.
 	ctx = kadm.WithAuthorizedOps(ctx)
-	details, err := adm.ListTopics(ctx, names...)
+	details, err := settledTopics(ctx, adm, false, names)
 	if err != nil {
-		return report, fmt.Errorf("list topics: %w", err)
+		return report, err
 	}
 
 	var problems []error
@@ -145,6 +145,37 @@ func EnsureTopics(ctx context.Context, client *kgo.Client, specs []TopicSpec, lo
 		problems = append(problems, errs...)
 	}
 	return report, errors.Join(problems...)
+}
+
+// settledTopics describes topics. A broker that has just heard of a topic may say for a moment that it has no partitions, or,
+// of one that exists, that there is none: that is asked again, for up to ten seconds, and never taken for a count.
+func settledTopics(ctx context.Context, adm *kadm.Client, exist bool, names []string) (kadm.TopicDetails, error) {
+	giveUp := time.Now().Add(10 * time.Second)
+	for {
+		details, err := adm.ListTopics(ctx, names...)
+		if err != nil {
+			return nil, fmt.Errorf("list topics: %w", err)
+		}
+		unsettled := ""
+		for _, name := range names {
+			d, ok := details[name]
+			absent := !ok || errors.Is(d.Err, kerr.UnknownTopicOrPartition)
+			if absent && exist || !absent && (errors.Is(d.Err, kerr.LeaderNotAvailable) || d.Err == nil && len(d.Partitions) == 0) {
+				unsettled = name
+			}
+		}
+		if unsettled == "" {
+			return details, nil
+		}
+		if time.Now().After(giveUp) {
+			return nil, fmt.Errorf("list topics: the brokers don't agree yet on topic %s; try again", unsettled)
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("list topics: %w", ctx.Err())
+		}
+	}
 }
 
 func settings(c map[string]string) []string {
@@ -191,9 +222,9 @@ func alignTopics(ctx context.Context, adm *kadm.Client, specs []TopicSpec, log *
 	for i := range specs {
 		names[i] = specs[i].Name
 	}
-	details, err := adm.ListTopics(ctx, names...)
+	details, err := settledTopics(ctx, adm, true, names)
 	if err != nil {
-		return []error{fmt.Errorf("list topics: %w", err)}
+		return []error{err}
 	}
 	configs, err := adm.DescribeTopicConfigs(ctx, names...)
 	if err != nil {
