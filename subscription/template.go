@@ -18,12 +18,12 @@ import (
 // The reasons why a template makes no body of an event, besides ReasonMissingField.
 const (
 	ReasonTemplateError = "template_error"
-	ReasonTooLarge      = "payload_too_large"
+	ReasonTooLarge      = "payload_too_large" // of any rendering
 )
 
-// maxTemplateOutput bounds what a template makes, in bytes: no larger body is sent, and an expression that names the event
-// a thousand times must not fill the memory before that is seen.
-const maxTemplateOutput = 3 << 20
+// MaxBody is the largest body that is sent, in bytes. A template is stopped at it: an expression that names the event a
+// thousand times must not fill the memory before its size is seen.
+const MaxBody = 3 << 20
 
 // TemplateError says why a template makes no body of an event. Reason is ReasonMissingField, ReasonTemplateError or
 // ReasonTooLarge, and Detail says more for a person; for a missing field it is the member's path.
@@ -68,7 +68,7 @@ func (t *Template) AppendJSON(dst []byte, e *event.Event) ([]byte, error) {
 		}
 		return dst, &TemplateError{ReasonTemplateError, shorten(err.Error())}
 	}
-	w := templateWriter{out: dst, limit: len(dst) + maxTemplateOutput}
+	w := templateWriter{out: dst, limit: len(dst) + MaxBody}
 	if err := w.value(out); err != nil {
 		return dst, err
 	}
@@ -83,7 +83,7 @@ type templateWriter struct {
 
 func (w *templateWriter) value(v ref.Val) error {
 	if len(w.out) > w.limit {
-		return &TemplateError{ReasonTooLarge, fmt.Sprintf("the template makes more than %d bytes of this event", maxTemplateOutput)}
+		return &TemplateError{ReasonTooLarge, fmt.Sprintf("the template makes more than %d bytes of this event", MaxBody)}
 	}
 	switch v := v.(type) {
 	case types.Null:

@@ -29,7 +29,7 @@ const (
 	DefaultBufferedRecords = 32 << 10
 	DefaultBufferedBytes   = 64 << 20
 	// MaxBatchBytes is the largest batch, and so the largest record, that a producer of ours sends: what the largest
-	// topics take (8 MiB, CONTRACT section 7), with room for the batch's own header.
+	// topics take (8 MiB), with room for the batch's own header.
 	MaxBatchBytes = 8<<20 + 64<<10
 )
 

@@ -73,7 +73,7 @@ func TestApplyMakesSubscriptionsBeAsDeclared(t *testing.T) {
     auth: {type: bearer, token: {env: CRM_TOKEN}}
   - name: Ledger
     url: ` + endpoint.URL + `/ledger
-    events: ["*"]
+    events: ["call.*"]
     activate: false
 `
 	file := declared(t, text)
@@ -160,10 +160,10 @@ func TestApplyMakesSubscriptionsBeAsDeclared(t *testing.T) {
 func TestApplySendsSecrets(t *testing.T) {
 	up, endpoint := startUp(t), newEndpoint(t)
 	text := `subscriptions:
-  - {name: Open, url: ` + endpoint.URL + `/open, events: ["*"]}
+  - {name: Open, url: ` + endpoint.URL + `/open, events: ["call.*"]}
   - name: CRM
     url: ` + endpoint.URL + `/crm
-    events: ["*"]
+    events: ["call.*"]
     auth: {type: api_key, header: X-Key, value: {file: key}}
     signing: {secret: {env: CRM_SIGNING}}
 `
@@ -216,7 +216,7 @@ func TestApplySendsSecrets(t *testing.T) {
 // P-19, P-11: an endpoint that fails its verification is tried again by the next apply.
 func TestApplyVerifies(t *testing.T) {
 	up, endpoint, other := startUp(t), newEndpoint(t), newEndpoint(t)
-	file := declared(t, `subscriptions: [{name: CRM, url: `+endpoint.URL+`, events: ["*"]}]`)
+	file := declared(t, `subscriptions: [{name: CRM, url: `+endpoint.URL+`, events: ["call.*"]}]`)
 	endpoint.fails = true
 	r := up.run(t, "subscriptions", "apply", "-f", file)
 	require.ErrorContains(t, r.err, "1 subscription failed\nCRM: the endpoint did not pass verification (it is pending; apply again")
@@ -235,7 +235,7 @@ func TestApplyVerifies(t *testing.T) {
 	require.Contains(t, r.out, "! CRM: verified, active\n")
 
 	// Another origin has to pass too. While it waits it is what was asked for: no difference, but something to do.
-	file = declared(t, `subscriptions: [{name: CRM, url: `+other.URL+`, events: ["*"]}]`)
+	file = declared(t, `subscriptions: [{name: CRM, url: `+other.URL+`, events: ["call.*"]}]`)
 	require.NoError(t, up.run(t, "subscriptions", "apply", "-f", file, "--verify=false").err)
 	require.Equal(t, endpoint.URL, up.subscription(t, "CRM")["url"])
 	require.NoError(t, up.run(t, "subscriptions", "diff", "-f", file, "--verify=false").err)
@@ -248,9 +248,9 @@ func TestApplyVerifies(t *testing.T) {
 // P-19: what someone else changes meanwhile is left as it is, and stops nothing else.
 func TestApplyOverwritesNobodysChange(t *testing.T) {
 	up, endpoint := startUp(t), newEndpoint(t)
-	before := `  - {name: A, url: ` + endpoint.URL + `, events: ["*"]}
-  - {name: Gone, url: ` + endpoint.URL + `, events: ["*"]}
-  - {name: B, url: ` + endpoint.URL + `, events: ["*"]}
+	before := `  - {name: A, url: ` + endpoint.URL + `, events: ["call.*"]}
+  - {name: Gone, url: ` + endpoint.URL + `, events: ["call.*"]}
+  - {name: B, url: ` + endpoint.URL + `, events: ["call.*"]}
 `
 	require.NoError(t, up.run(t, "subscriptions", "apply", "-f", declared(t, "subscriptions:\n"+before)).err)
 	a, gone := up.subscription(t, "A")["id"].(string), up.subscription(t, "Gone")["id"].(string)
@@ -263,7 +263,7 @@ func TestApplyOverwritesNobodysChange(t *testing.T) {
 			}
 		})
 	}
-	file := declared(t, "subscriptions:\n  - {name: New, url: "+endpoint.URL+", events: ['*']}\n"+strings.ReplaceAll(before, `["*"]`, "[call.ended]"))
+	file := declared(t, "subscriptions:\n  - {name: New, url: "+endpoint.URL+", events: ['call.*']}\n"+strings.ReplaceAll(before, `["call.*"]`, "[call.ended]"))
 	r := up.run(t, "subscriptions", "apply", "-f", file, "--json")
 	require.ErrorContains(t, r.err, "2 subscriptions failed\nA: someone else changed it since it was compared, so it was left as it is: apply again\nGone: someone else deleted it")
 	require.Equal(t, 1, exitStatus(r.err))
@@ -275,7 +275,7 @@ func TestApplyOverwritesNobodysChange(t *testing.T) {
 	}
 	require.Equal(t, map[string]string{"New": "done", "A": "failed", "Gone": "failed", "B": "done"}, results)
 	require.True(t, strings.HasPrefix(report.Subscriptions[0].Secret, "whsec_"))
-	require.Equal(t, []any{"*"}, up.subscription(t, "A")["events"])
+	require.Equal(t, []any{"call.*"}, up.subscription(t, "A")["events"])
 	require.Equal(t, []any{"call.ended"}, up.subscription(t, "B")["events"])
 
 	r = up.run(t, "subscriptions", "apply", "-f", file)
@@ -284,7 +284,7 @@ func TestApplyOverwritesNobodysChange(t *testing.T) {
 	require.Equal(t, []any{"call.ended"}, up.subscription(t, "Gone")["events"])
 
 	// A name that two have says of neither which one is meant.
-	require.NoError(t, up.run(t, "subscriptions", "create", "--name", "B", "--url", endpoint.URL, "--events", "*").err)
+	require.NoError(t, up.run(t, "subscriptions", "create", "--name", "B", "--url", endpoint.URL, "--events", "call.*").err)
 	r = up.run(t, "subscriptions", "apply", "-f", file)
 	require.ErrorContains(t, r.err, file+":5: subscriptions[3].name: it is the name of several subscriptions, sub_")
 }
@@ -298,13 +298,13 @@ func TestApplyTakesFoldersAndStandardInput(t *testing.T) {
 	})
 	dir := t.TempDir()
 	for name, text := range map[string]string{
-		"a.yaml": `subscriptions: [{name: A, url: https://a.example.com, events: ["*"]}]`,
-		"b.json": `{"subscriptions": [{"name": "B", "url": "https://b.example.com", "events": ["*"]}]}`,
+		"a.yaml": `subscriptions: [{name: A, url: https://a.example.com, events: ["call.*"]}]`,
+		"b.json": `{"subscriptions": [{"name": "B", "url": "https://b.example.com", "events": ["call.*"]}]}`,
 		"c.txt":  "no",
 	} {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
 	}
-	r := commandIn(t.Context(), "subscriptions:\n  - name: C\n    events: ['*']\n    url: http://c.example.com\n", "subscriptions", "diff", "-f", dir, "-f", "-", "--api", a.URL, "--json")
+	r := commandIn(t.Context(), "subscriptions:\n  - name: C\n    events: ['call.*']\n    url: http://c.example.com\n", "subscriptions", "diff", "-f", dir, "-f", "-", "--api", a.URL, "--json")
 	require.Equal(t, 2, exitStatus(r.err))
 	var plan struct {
 		Subscriptions []struct{ Action, Name, File string }
@@ -314,7 +314,7 @@ func TestApplyTakesFoldersAndStandardInput(t *testing.T) {
 	require.Equal(t, "standard input", plan.Subscriptions[2].File)
 
 	// What only the API can find wrong has its place in the file too.
-	r = commandIn(t.Context(), "subscriptions:\n  - name: C\n    events: ['*']\n    url: http://c.example.com\n", "subscriptions", "apply", "-f", "-", "--api", a.URL)
+	r = commandIn(t.Context(), "subscriptions:\n  - name: C\n    events: ['call.*']\n    url: http://c.example.com\n", "subscriptions", "apply", "-f", "-", "--api", a.URL)
 	require.EqualError(t, r.err, "1 subscription failed\nC: the subscription has faults\n  standard input:4: subscriptions[0].url: want https")
 
 	require.ErrorContains(t, a.run(t, "subscriptions", "diff", "-f", filepath.Join(dir, "gone")).err, "no such file")
@@ -333,7 +333,7 @@ func TestApplyIsInterrupted(t *testing.T) {
 		cancel()
 		return 201, aSubscription
 	})
-	file := declared(t, "subscriptions:\n  - {name: A, url: https://a.example.com, events: ['*']}\n  - {name: B, url: https://b.example.com, events: ['*']}\n")
+	file := declared(t, "subscriptions:\n  - {name: A, url: https://a.example.com, events: ['call.*']}\n  - {name: B, url: https://b.example.com, events: ['call.*']}\n")
 	r := commandIn(ctx, "", "subscriptions", "apply", "-f", file, "--api", a.URL, "--json")
 	require.ErrorContains(t, r.err, "interrupted")
 	require.Equal(t, 1, exitStatus(r.err))

@@ -268,7 +268,7 @@ func TestListenTakesEveryKindOfDelivery(t *testing.T) {
 				want = strings.Replace(want, "POST /", "GET /?durationMs=1200", 1)
 			}
 			name := profile + " by " + method
-			s := up.created(t, "--name", name, "--url", server.URL, "--events", "*", "--profile", profile, "--method", method,
+			s := up.created(t, "--name", name, "--url", server.URL, "--events", "call.*", "--profile", profile, "--method", method,
 				"--signing", "ed25519", "--verification", "options", "--verify=false")
 			require.True(t, strings.HasPrefix(s.Signing.PublicKey, "whpk_"))
 			require.NoError(t, r.trust([]string{s.Signing.PublicKey}))
@@ -289,7 +289,7 @@ func TestListenTakesEveryKindOfDelivery(t *testing.T) {
 		}
 	}
 	// The key of another subscription fits none of it.
-	s := up.created(t, "--url", server.URL, "--events", "*", "--signing", "ed25519", "--verification", "options")
+	s := up.created(t, "--url", server.URL, "--events", "call.*", "--signing", "ed25519", "--verification", "options")
 	out.Reset()
 	require.NoError(t, up.run(t, "subscriptions", "test", s.ID).err)
 	require.Contains(t, out.String(), "✗ the signature does not fit")

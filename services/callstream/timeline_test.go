@@ -149,8 +149,8 @@ func TestHistoryIsRebuilt(t *testing.T) {
 // The doctor sees subscriptions that no service could act on.
 func TestDoctorReadsEverySubscription(t *testing.T) {
 	up, endpoint := startUp(t), newEndpoint(t)
-	up.created(t, "--url", endpoint.URL, "--events", "*")
-	up.created(t, "--url", endpoint.URL, "--events", "*", "--filter", "event.data.score > 1.0")
+	up.created(t, "--url", endpoint.URL, "--events", "call.*")
+	up.created(t, "--url", endpoint.URL, "--events", "call.*", "--filter", "event.data.score > 1.0")
 	up.stop()
 	findings, err := examined(t, "--data-dir", up.dir)
 	require.Error(t, err, "nothing runs any more")

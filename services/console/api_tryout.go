@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"maps"
 	"net/http"
 	"slices"
@@ -22,15 +21,8 @@ import (
 	"github.com/oklog/ulid/v2"
 )
 
-// Why a rendering is not sent, as the filter says it.
-const (
-	reasonTooLarge = "payload_too_large"
-	reasonRender   = "render_failed"
-	// maxBody is the largest rendering that is sent (CONTRACT section 7).
-	maxBody = 3 << 20
-	// maxTryout is the largest body of a test or preview: an event of 1 MiB and a subscription.
-	maxTryout = 1<<20 + subscription.MaxDocument
-)
+// maxTryout is the largest body of a test or preview: an event of 1 MiB and a subscription.
+const maxTryout = 1<<20 + subscription.MaxDocument
 
 // shownEvent says which event a test or preview was made of.
 type shownEvent struct {
@@ -151,9 +143,6 @@ func (a *apiSet) test(ctx context.Context, store *storage.Store, p auth.Principa
 	if err != nil {
 		return nil, refuse(http.StatusUnprocessableEntity, "the event can't be rendered: "+err.Error())
 	}
-	if len(d.Body)+len(d.Query) > maxBody {
-		return nil, refuse(http.StatusUnprocessableEntity, "the rendering is larger than what is sent")
-	}
 	// Not the id of the delivery: an endpoint that remembers it would take the delivery for a repeat.
 	d.ID = "test_" + ulid.Make().String()
 	target, err := a.sender.Target(sub, a.deps.Box)
@@ -234,12 +223,8 @@ func (a *apiSet) preview(ctx context.Context, store *storage.Store, p auth.Princ
 		return out, nil
 	}
 	d, err := render(sub, e)
-	switch {
-	case err != nil:
-		r.Reason, r.Detail = renderReason(err), err.Error()
-		return out, nil
-	case len(d.Body)+len(d.Query) > maxBody:
-		r.Reason, r.Detail = reasonTooLarge, "the rendering is larger than what is sent"
+	if err != nil {
+		r.Reason, r.Detail = payload.Reason(err), err.Error()
 		return out, nil
 	}
 	target, err := a.sender.Target(sub, a.deps.Box)
@@ -253,18 +238,6 @@ func (a *apiSet) preview(ctx context.Context, store *storage.Store, p auth.Princ
 	}
 	r.WouldSend, r.Request = true, shown(request)
 	return out, nil
-}
-
-// renderReason is why an event could not be rendered, in the filter's words.
-func renderReason(err error) string {
-	var template *subscription.TemplateError
-	switch {
-	case errors.As(err, &template):
-		return template.Reason
-	case errors.Is(err, payload.ErrQueryTooLong):
-		return reasonTooLarge
-	}
-	return reasonRender
 }
 
 // previewed is the subscription of a preview: a stored one, or a document with keys made for this once.

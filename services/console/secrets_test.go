@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// CONTRACT 8.6: no secret, whichever way it came or was made, is found in an answer but the one that shows it, in the log,
+// No secret, whichever way it came or was made, is found in an answer but the one that shows it, in the log,
 // on the feeds or in the files of the database, not even in what SQLite left behind.
 func TestSecretsAreNowhere(t *testing.T) {
 	h := start(t, func(c *Config, _ *Deps) { c.DatabaseURL = "" })

@@ -25,8 +25,6 @@ const (
 const skipDuplicate = "duplicate"
 
 const (
-	// maxBody is the largest rendering that is sent (CONTRACT section 7).
-	maxBody = 3 << 20
 	// maxOtherAgents bounds how many subscriptions that are for other agents an event's decisions name.
 	maxOtherAgents = 50
 	// maxEntries bounds the decisions in one record, which keeps it far below what its topic takes. An event with more

@@ -174,7 +174,7 @@ const othersVariable = "CALLSTREAM_BENCH_OTHERS"
 
 // What 100,000 subscriptions of other tenants and types cost an event: CPU time of an event with them over CPU time with
 // 100, garbage collection included. Each side is a process of its own, because one garbage collector would mark both; they
-// take turns, so that whatever else the machine does hits both. CONTRACT section 9 wants at most 1.2.
+// take turns, so that whatever else the machine does hits both. The aim is at most 1.2.
 func BenchmarkOthersSubscriptions(b *testing.B) {
 	if side := os.Getenv(othersVariable); side != "" {
 		playOthers(b, side)

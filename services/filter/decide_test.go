@@ -18,6 +18,7 @@ import (
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/schemas/topic"
 	"github.com/callstream/callstream/subscription"
+	"github.com/callstream/callstream/subscription/payload"
 )
 
 // memoryRegistry numbers the schemas that are registered.
@@ -154,7 +155,7 @@ func TestAProfileOfANewerVersionIsADeadLetter(t *testing.T) {
 	require.Len(t, records, 2)
 	var letter event.DeadLetter
 	require.NoError(t, d.codec.Decode(t.Context(), records[0].Value, &letter))
-	assert.Equal(t, deadRender, letter.Reason)
+	assert.Equal(t, payload.ReasonRender, letter.Reason)
 	assert.Contains(t, letter.Detail, "hologram")
 }
 

@@ -11,18 +11,17 @@ import (
 	"github.com/callstream/callstream/pkg/telemetry"
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/subscription"
+	"github.com/callstream/callstream/subscription/payload"
 )
 
 // The reasons of dead letters that the filter writes. They are a closed set: metrics carry them.
 const (
-	deadPoison         = "poison"            // the bytes don't decode, or nobody knows their schema
-	deadHeaderMismatch = "header_mismatch"   // headers and value name different identities
-	deadUnknownType    = "unknown_type"      // no such event type, or not on this topic
-	deadNoTenant       = "no_tenant"         // neither value nor headers name a tenant
-	deadInvalid        = "invalid_event"     // it decodes, and breaks a rule that an event from the API has to keep
-	deadTooLarge       = "payload_too_large" // a rendering over the limit
-	deadRender         = "render_failed"     // the profile cannot render this event
-	deadInternal       = "internal_error"    // a fault of ours, which the log tells more of
+	deadPoison         = "poison"          // the bytes don't decode, or nobody knows their schema
+	deadHeaderMismatch = "header_mismatch" // headers and value name different identities
+	deadUnknownType    = "unknown_type"    // no such event type, or not on this topic
+	deadNoTenant       = "no_tenant"       // neither value nor headers name a tenant
+	deadInvalid        = "invalid_event"   // it decodes, and breaks a rule that an event from the API has to keep
+	deadInternal       = "internal_error"  // a fault of ours, which the log tells more of
 )
 
 // deadEvents are the reasons why an event record is a dead letter before any subscription is looked at.
@@ -32,7 +31,7 @@ func deadEvents() []string {
 
 // deadDeliveries are the reasons why a delivery is a dead letter before it is sent.
 func deadDeliveries() []string {
-	return []string{deadTooLarge, deadRender, deadInternal, subscription.ReasonMissingField, subscription.ReasonTemplateError}
+	return []string{subscription.ReasonTooLarge, payload.ReasonRender, deadInternal, subscription.ReasonMissingField, subscription.ReasonTemplateError}
 }
 
 // unusable is why a record ends as a dead letter before any subscription is looked at.

@@ -2,8 +2,6 @@ package filter
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -75,11 +73,8 @@ func (j *job) consider(ctx context.Context, c *subscription.Compiled) (err error
 		return nil
 	}
 	body := j.render(c)
-	switch {
-	case body.err != nil:
-		return j.die(ctx, c, deadReason(body.err), body.err.Error())
-	case body.body.Size() > maxBody:
-		return j.die(ctx, c, deadTooLarge, fmt.Sprintf("the body is %d bytes, at most %d are sent", body.body.Size(), maxBody))
+	if body.err != nil {
+		return j.die(ctx, c, payload.Reason(body.err), body.err.Error())
 	}
 	j.delivery = payload.NewDelivery(c.Subscription, j.event, body.body)
 	j.note(c, verdict{outcomeQueued, ""}, "", j.delivery.ID)
@@ -243,16 +238,4 @@ func (j *job) die(ctx context.Context, c *subscription.Compiled, reason, detail 
 	letter.EventID, letter.EventType, letter.Source, letter.CallID = e.ID, e.Type, e.Source, e.CallID
 	letter.Traceparent, letter.ErrorClass = j.traceparent(), reason
 	return j.emitLetter(ctx, letter, []byte(c.ID), j.out)
-}
-
-// deadReason classifies why a payload could not be rendered.
-func deadReason(err error) string {
-	var template *subscription.TemplateError
-	if errors.As(err, &template) {
-		return template.Reason
-	}
-	if errors.Is(err, payload.ErrQueryTooLong) {
-		return deadTooLarge
-	}
-	return deadRender
 }

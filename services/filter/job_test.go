@@ -223,6 +223,6 @@ func TestAQueryThatIsTooLongIsADeadLetter(t *testing.T) {
 	got := sortOut(t, d, collect(t, d, eventRecord(t, d, `{"id":"evt_1","type":"call.ended","call_id":"c-1","data":{"notes":"`+strings.Repeat("x", 64<<10)+`"}}`)))
 	require.Empty(t, got.deliveries)
 	require.Len(t, got.letters, 1)
-	assert.Equal(t, deadTooLarge, got.letters[0].Reason)
+	assert.Equal(t, subscription.ReasonTooLarge, got.letters[0].Reason)
 	assert.Contains(t, got.letters[0].Detail, "use POST")
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/callstream/callstream/pkg/kafka"
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/schemas/topic"
+	"github.com/callstream/callstream/subscription"
 )
 
 // broker takes records by a rule, one after the other, and answers from another goroutine as the client does.
@@ -241,7 +242,7 @@ func TestADeadLetterThatFits(t *testing.T) {
 	require.NotNil(t, fits)
 	var letter event.DeadLetter
 	require.NoError(t, d.codec.Decode(t.Context(), fits.Value, &letter))
-	assert.Equal(t, []any{topic.DeadLetters, deadTooLarge, "sub_1", int64(4), "msg_1", "evt_1", "acme", source.Topic, int64(7)},
+	assert.Equal(t, []any{topic.DeadLetters, subscription.ReasonTooLarge, "sub_1", int64(4), "msg_1", "evt_1", "acme", source.Topic, int64(7)},
 		[]any{fits.Topic, letter.Reason, letter.SubscriptionID, letter.SubscriptionVersion, letter.DeliveryID, letter.EventID, letter.Tenant, letter.SourceTopic, letter.SourceOffset})
 	assert.Empty(t, letter.OriginalValue)
 	assert.Less(t, len(fits.Value), smallLetter)

@@ -8,8 +8,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// repeatWindow is how long an event's identity is remembered, by the records' timestamps (CONTRACT: "a repeat within ten
-// minutes is accepted and delivered once").
+// repeatWindow is how long an event's identity is remembered, by the records' timestamps: a repeat within ten
+// minutes is accepted and delivered once.
 const repeatWindow = 10 * time.Minute
 
 // eventKey stands for an event's identity (tenant, source, id). 128 bits: two identities of one partition's memory share a

@@ -354,13 +354,13 @@ func (s *Service) wide(r *kgo.Record, id identity, out *emission) {
 // letter loses the original's bytes, which the source offset stands for.
 func (s *Service) fit(r *kgo.Record, w *work) *kgo.Record {
 	source := w.record
-	letter := s.decider.letter(source, deadTooLarge, fmt.Sprintf("the record for %s is %d bytes, more than the topic takes", r.Topic, len(r.Value)))
+	letter := s.decider.letter(source, subscription.ReasonTooLarge, fmt.Sprintf("the record for %s is %d bytes, more than the topic takes", r.Topic, len(r.Value)))
 	letter.OriginalValue = nil
 	letter.Tenant, letter.EventID = kafka.Header(r, kafka.HeaderTenant), kafka.Header(r, kafka.HeaderID)
 	letter.EventType, letter.Source = kafka.Header(r, kafka.HeaderType), kafka.Header(r, kafka.HeaderSource)
 	letter.SubscriptionID, letter.DeliveryID = kafka.Header(r, kafka.HeaderSubscription), kafka.Header(r, kafka.HeaderDelivery)
 	letter.SubscriptionVersion, _ = kafka.HeaderInt(r, kafka.HeaderSubscriptionVersion)
-	letter.Traceparent, letter.ErrorClass = kafka.Header(r, kafka.HeaderTraceparent), deadTooLarge
+	letter.Traceparent, letter.ErrorClass = kafka.Header(r, kafka.HeaderTraceparent), subscription.ReasonTooLarge
 	if r.Topic == topic.DeadLetters {
 		if len(r.Value) < smallLetter {
 			s.log.Error("not even the shortest dead letter fits, so the event is only here", zap.String("topic", source.Topic),

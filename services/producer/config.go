@@ -35,9 +35,9 @@ func (c *Config) Validate() []string {
 }
 
 const (
-	// maxRequestBytes is the most that a request may hold, after inflating it (CONTRACT section 3).
+	// maxRequestBytes is the most that a request may hold, after inflating it.
 	maxRequestBytes = 16 << 20
-	// maxEventBytes is the most that one event may take once encoded (CONTRACT section 3).
+	// maxEventBytes is the most that one event may take once encoded.
 	maxEventBytes = 1 << 20
 	// maxFaults bounds the faults that an answer lists. A body of 16 MiB can hold millions.
 	maxFaults = 1000

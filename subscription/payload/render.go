@@ -29,9 +29,6 @@ type Rendered struct {
 	Query string
 }
 
-// Size is how many bytes of the rendering come from the event: those of the body and of the query.
-func (r *Rendered) Size() int { return len(r.Body) + len(r.Query) }
-
 // UnknownProfileError names a profile that this build does not render. Saving a subscription with one is refused, so it
 // means that a newer version of callstream wrote the subscription.
 type UnknownProfileError struct{ Profile string }
@@ -125,8 +122,8 @@ type compiled struct {
 // event.
 func (r *Renderer) Key() string { return r.key }
 
-// Render renders an event. The error is a *subscription.TemplateError, ErrNoObject or ErrQueryTooLong: this event has no
-// rendering, and never will.
+// Render renders an event. The error is a *subscription.TemplateError, a *TooLargeError, ErrNoObject or ErrQueryTooLong: this
+// event has no rendering, and never will. Reason puts it into one word.
 func (r *Renderer) Render(e *event.Event) (Rendered, error) {
 	_, rendered, err := r.Append(nil, e)
 	return rendered, err
@@ -169,6 +166,9 @@ func (r *Renderer) Append(dst []byte, e *event.Event) ([]byte, Rendered, error) 
 		return dst[:from], out, nil
 	}
 	dst = x.merge(dst, from)
+	if size := len(dst) - from; size > MaxBody {
+		return dst[:from], Rendered{}, &TooLargeError{Bytes: size}
+	}
 	out.Body = dst[from:len(dst):len(dst)]
 	return dst, out, nil
 }
