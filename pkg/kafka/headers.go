@@ -40,6 +40,11 @@ const (
 	HeaderLastErrorClass      = "last_error_class" //
 	HeaderLastStatus          = "last_status"      // HTTP status of the last attempt
 	HeaderOrigin              = "origin"           // "topic/partition/offset" of the first delivery record
+	HeaderVia                 = "via"              // "fallback": it goes to the subscription's fallback_url
+	HeaderScheduleFrom        = "schedule_from"    // attempts made before the present retry schedule began
+	HeaderOrder               = "order"            // the call whose events are kept in order; absent: no order
+	HeaderRank                = "rank"             // place in that order: the event's offset in its topic
+	HeaderRedrive             = "redrive"          // who asked for it to be sent again: a redrive's id, or "manual"
 )
 
 // Header is the value of the record's first header of that name, empty when it has none.

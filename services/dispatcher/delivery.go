@@ -59,6 +59,8 @@ type delivery struct {
 	subscription string
 	version      int64 // of the subscription, when it was rendered
 	attempts     int   // made so far
+	scheduleFrom int   // of them, those before the present schedule began
+	fallback     bool  // it goes to the subscription's fallback_url
 	parked       int   // times it found no room since the last attempt
 	due          time.Time
 	enqueued     time.Time // when it entered the tier it is in
@@ -83,6 +85,10 @@ func readDelivery(t *kafka.Task, from source) delivery {
 			d.version = decimal(h.Value)
 		case kafka.HeaderAttempt:
 			d.attempts = int(decimal(h.Value))
+		case kafka.HeaderScheduleFrom:
+			d.scheduleFrom = int(decimal(h.Value))
+		case kafka.HeaderVia:
+			d.fallback = string(h.Value) == viaFallback
 		case kafka.HeaderParked:
 			d.parked = int(decimal(h.Value))
 		case kafka.HeaderDue:
@@ -106,6 +112,11 @@ func readDelivery(t *kafka.Task, from source) delivery {
 		d.enqueued = t.Record.Timestamp
 	}
 	return d
+}
+
+// key names the shard that the delivery belongs to.
+func (d *delivery) key() shardKey {
+	return shardKey{subscription: d.subscription, partition: d.task.Record.Partition, fallback: d.fallback}
 }
 
 // decimal reads a number without allocating; what is no number is 0.

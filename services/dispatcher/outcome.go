@@ -64,8 +64,8 @@ type verdict struct {
 	disable bool          // the subscription is to be disabled
 }
 
-// judge decides what becomes of a delivery after its attempt number n (from 1). fallback is the service's retry
-// schedule.
+// judge decides what becomes of a delivery after attempt number n (from 1) of its present schedule. fallback is the
+// service's retry schedule.
 func judge(r result, n int, retry subscription.Retry, fallback []time.Duration) verdict {
 	class := r.errorClass()
 	retryable := false

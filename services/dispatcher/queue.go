@@ -27,9 +27,19 @@ type job struct {
 	shard *shard
 }
 
-// shard is the queue of one subscription in this process. Its fields are guarded by the scheduler's lock.
+// shardKey names a shard: a subscription in one partition, which everything of it in that partition goes through. Partition
+// p of every delivery topic has one owner, so whatever must be decided in one place is decided in the shard. A
+// subscription that spreads over n partitions has n shards, maybe in several processes, and each has its share of the
+// subscription's limits.
+type shardKey struct {
+	subscription string
+	partition    int32
+	fallback     bool // requests to fallback_url don't wait behind those to the endpoint that fails
+}
+
+// shard is the queue of one subscription in one partition. Its fields are guarded by the scheduler's lock.
 type shard struct {
-	id       string
+	shardKey
 	first    fifo // first attempts
 	parked   fifo // from the slow topic and the retry tiers
 	turn     int
@@ -124,7 +134,8 @@ type scheduler struct {
 
 	mu      sync.Mutex
 	wake    sync.Cond
-	shards  map[string]*shard
+	shards  map[shardKey]*shard
+	owners  map[string]map[*shard]struct{} // the shards of each subscription
 	ready   []*shard // a ring would save the copy in take; the list is as short as there are busy subscriptions
 	running int      // workers there are
 	idle    int      // of them, those that wait and nobody has woken
@@ -136,31 +147,55 @@ type scheduler struct {
 
 // newScheduler makes a scheduler. newWork is called once for each worker and returns its function.
 func newScheduler(workers, share int, newWork func() func(*job)) *scheduler {
-	s := &scheduler{workers: workers, share: share, newWork: newWork, shards: map[string]*shard{}}
+	s := &scheduler{workers: workers, share: share, newWork: newWork, shards: map[shardKey]*shard{}, owners: map[string]map[*shard]struct{}{}}
 	s.wake.L = &s.mu
 	return s
 }
 
-// shardOf returns the queue of a subscription, making it where there is none. maxInFlight is what it begins with.
-func (s *scheduler) shardOf(id string, maxInFlight int) *shard {
+// shardOf returns the shard of that key, making it where there is none. maxInFlight is what it begins with.
+func (s *scheduler) shardOf(key shardKey, maxInFlight int) *shard {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	sh := s.shards[id]
+	sh := s.shards[key]
 	if sh == nil {
-		sh = &shard{id: id, max: max(maxInFlight, 1), lastDone: time.Now()}
-		s.shards[id] = sh
+		sh = &shard{shardKey: key, max: max(maxInFlight, 1), lastDone: time.Now()}
+		s.shards[key] = sh
+		if s.owners[key.subscription] == nil {
+			s.owners[key.subscription] = map[*shard]struct{}{}
+		}
+		s.owners[key.subscription][sh] = struct{}{}
 	}
 	sh.lastUse = time.Now()
 	return sh
 }
 
-// forget drops what a subscription's shard has made for a version that is no longer the newest.
-func (s *scheduler) forget(id string) {
+// forget drops what a subscription's shards have made for a version that is no longer the newest.
+func (s *scheduler) forget(subscription string) {
 	s.mu.Lock()
-	sh := s.shards[id]
-	s.mu.Unlock()
-	if sh != nil {
+	defer s.mu.Unlock()
+	for sh := range s.owners[subscription] {
 		sh.sub.replace(nil)
+	}
+}
+
+// release forgets the shards of a partition that is lost, and with them all that they knew. What still waits in them is
+// handed out, and abandoned by the workers.
+func (s *scheduler) release(partition int32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for key, sh := range s.shards {
+		if key.partition == partition {
+			s.drop(sh)
+		}
+	}
+}
+
+// drop takes a shard out of the maps; the lock is held. A worker that holds it goes on with it.
+func (s *scheduler) drop(sh *shard) {
+	sh.sub.replace(nil)
+	delete(s.shards, sh.shardKey)
+	if delete(s.owners[sh.subscription], sh); len(s.owners[sh.subscription]) == 0 {
+		delete(s.owners, sh.subscription)
 	}
 }
 
@@ -305,10 +340,9 @@ func (s *scheduler) run() {
 func (s *scheduler) sweep(before time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for id, sh := range s.shards {
+	for _, sh := range s.shards {
 		if sh.inFlight == 0 && sh.queued() == 0 && !sh.ready && sh.room == nil && sh.lastUse.Before(before) {
-			sh.sub.replace(nil)
-			delete(s.shards, id)
+			s.drop(sh)
 		}
 	}
 }

@@ -17,7 +17,7 @@ func testScheduler(workers, share int, work func(*job)) *scheduler {
 }
 
 func submitTo(s *scheduler, id string, maxInFlight int, n int) *job {
-	j := &job{shard: s.shardOf(id, maxInFlight)}
+	j := &job{shard: s.shardOf(shardKey{subscription: id}, maxInFlight)}
 	j.attempts = n
 	return j
 }
@@ -33,13 +33,13 @@ func TestEveryJobRunsOnceWithinItsLimits(t *testing.T) {
 		seen := map[*job]int{}
 		s := testScheduler(workers, jobs, func(j *job) {
 			mu.Lock()
-			flying[j.shard.id]++
+			flying[j.shard.subscription]++
 			all++
-			most[j.shard.id], mostAll = max(most[j.shard.id], flying[j.shard.id]), max(mostAll, all)
+			most[j.shard.subscription], mostAll = max(most[j.shard.subscription], flying[j.shard.subscription]), max(mostAll, all)
 			seen[j]++
 			mu.Unlock()
 			mu.Lock()
-			flying[j.shard.id]--
+			flying[j.shard.subscription]--
 			all--
 			mu.Unlock()
 		})
@@ -89,7 +89,7 @@ func TestAHangingEndpointLeavesTheOthersAlone(t *testing.T) {
 	var good atomic.Int32
 	done := make(chan struct{})
 	s := testScheduler(64, 100, func(j *job) {
-		if j.shard.id == "hanging" {
+		if j.shard.subscription == "hanging" {
 			<-release
 		} else if good.Add(1) == 200 {
 			close(done)
@@ -165,11 +165,11 @@ func TestSweepForgetsOnlyWhatIsIdle(t *testing.T) {
 	hold := make(chan struct{})
 	s := testScheduler(2, 10, func(*job) { <-hold })
 	s.submit(t.Context(), submitTo(s, "busy", 1, 0), false, 0)
-	s.shardOf("idle", 1)
+	s.shardOf(shardKey{subscription: "idle"}, 1)
 	s.sweep(time.Now().Add(time.Hour))
 	s.mu.Lock()
-	_, busy := s.shards["busy"]
-	_, idle := s.shards["idle"]
+	_, busy := s.shards[shardKey{subscription: "busy"}]
+	_, idle := s.shards[shardKey{subscription: "idle"}]
 	s.mu.Unlock()
 	if !busy || idle {
 		t.Errorf("busy there: %v, idle there: %v", busy, idle)

@@ -11,6 +11,7 @@ import (
 
 const (
 	viaPrimary    = "primary"
+	viaFallback   = "fallback"
 	signalDisable = "disable"
 	// largestOriginal bounds the original bytes in a dead letter; beyond it they are only pointed to. It is what a
 	// delivery record may be, and leaves room for the rest in what a dead letter may be.
@@ -21,10 +22,14 @@ const (
 func (s *Service) attemptRecord(a *event.Attempt, d *event.Delivery, r *kgo.Record, n int, v verdict) {
 	responses := a.ResponseHeaders
 	clear(responses)
+	via := viaPrimary
+	if kafka.Header(r, kafka.HeaderVia) == viaFallback {
+		via = viaFallback
+	}
 	*a = event.Attempt{
 		DeliveryID: d.ID, Tenant: d.Tenant, SubscriptionID: d.SubscriptionID, SubscriptionVersion: d.SubscriptionVersion,
 		EventID: d.EventID, EventType: d.EventType, Source: d.Source, CallID: d.CallID,
-		Attempt: n, Via: viaPrimary, Outcome: v.outcome, Reason: v.reason,
+		Attempt: n, Via: via, Outcome: v.outcome, Reason: v.reason,
 		RequestBytes: int64(len(d.Body)),
 		BodyTopic:    r.Topic, BodyPartition: r.Partition, BodyOffset: r.Offset, ResponseHeaders: responses,
 		ReplayID: d.ReplayID, Test: d.Test, Traceparent: d.Traceparent, Dispatcher: s.name, AcceptedAt: d.AcceptedAt,

@@ -61,6 +61,7 @@ type Service struct {
 	meter     metric.MeterProvider
 	loop      atomic.Pointer[kafka.Loop] // from Run on
 	scheduler *scheduler
+	owned     ownedPartitions
 	metrics   *metrics
 	writes    sync.Pool // of *write
 
@@ -166,7 +167,7 @@ func (s *Service) newLoop(ctx context.Context) (*kafka.Loop, error) {
 		Balancer:    kafka.ColocatingBalancer(),
 		Window:      kafka.WindowConfig{Offsets: s.cfg.WindowOffsets, Bytes: s.cfg.WindowBytes},
 		CommitEvery: s.cfg.CommitInterval, DrainTimeout: s.cfg.DrainTimeout, RevokeTimeout: s.cfg.RevokeTimeout,
-		Handle: s.handle,
+		Assigned: s.owned.assigned, Lost: s.lost, Handle: s.handle,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make the dispatcher's loop: %w", err)
@@ -307,14 +308,21 @@ func (s *Service) handle(ctx context.Context, t *kafka.Task) {
 	}
 	maxInFlight := subscription.DefaultMaxInFlight
 	if c, ok := s.book.Get(j.subscription); ok && c.Subscription != nil {
-		maxInFlight = c.Subscription.MaxInFlight
+		maxInFlight = shareOf(c.Subscription.MaxInFlight, c.Subscription.Spread)
 	}
-	j.shard = s.scheduler.shardOf(j.subscription, maxInFlight)
+	j.shard = s.scheduler.shardOf(j.key(), maxInFlight)
 	switch s.scheduler.submit(ctx, j, j.from.kind != fromLane, patience(j.from.kind)) {
 	case full:
 		s.park(j, time.Now())
 	case closing:
 		t.Abandon()
+	}
+}
+
+// lost forgets what was known of a partition number when the last of its topics is gone.
+func (s *Service) lost(tp kafka.TopicPartition) {
+	if s.owned.lost(tp) {
+		s.scheduler.release(tp.Partition)
 	}
 }
 

@@ -479,10 +479,12 @@ func TestAHangingEndpointIsParked(t *testing.T) {
 	r.deliver(hanging, 2, nil)
 	waitFor(t, bad, 2)
 	until(t, "the endpoint counts as stalled", func() bool {
-		sh := run.scheduler.shardOf(hanging, 1)
 		run.scheduler.mu.Lock()
 		defer run.scheduler.mu.Unlock()
-		return sh.stalled(time.Now())
+		for sh := range run.scheduler.owners[hanging] {
+			return sh.stalled(time.Now())
+		}
+		return false
 	})
 	for range 20 {
 		r.deliver(hanging, 10, nil)

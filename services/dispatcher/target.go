@@ -36,6 +36,10 @@ func (s *subscriptionState) replace(t *target) {
 	}
 }
 
+// shareOf is one shard's share of a subscription's limit: the sum over all its shards never exceeds the limit, unless that
+// is below one each.
+func shareOf(limit, spread int) int { return max(limit/max(spread, 1), 1) }
+
 // targetOf returns the target for that version of a shard's subscription, making it where there is none.
 func (s *Service) targetOf(sh *shard, c *subscription.Compiled) (*target, error) {
 	if t := sh.sub.current(c); t != nil {
@@ -52,6 +56,6 @@ func (s *Service) targetOf(sh *shard, c *subscription.Compiled) (*target, error)
 	}
 	t := &target{Target: prepared, compiled: c}
 	sh.sub.replace(t)
-	s.scheduler.setMax(sh, c.Subscription.MaxInFlight)
+	s.scheduler.setMax(sh, shareOf(c.Subscription.MaxInFlight, c.Subscription.Spread))
 	return t, nil
 }

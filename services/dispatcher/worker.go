@@ -206,9 +206,27 @@ func (w *worker) send(ctx context.Context, j *job, t *target) {
 		j.task.Abandon()
 		return
 	}
+	v := w.settle(j, t, &a, n, traceparent)
+	a.Release()
+
+	rec := &w.attempt
+	s.metrics.outcome(v.outcome)
+	s.metrics.attempt(ctx, rec.ErrorClass, a.Took, a.Started.Sub(d.AcceptedAt), n == 1)
+	if span != nil {
+		span.SetAttributes(attribute.Int("http.response.status_code", rec.HTTPStatus), attribute.String("outcome", v.outcome))
+		if v.outcome != outcomeDelivered {
+			span.SetStatus(codes.Error, rec.ErrorClass)
+		}
+	}
+	s.logAttempt(rec, t.Host(d.EventType), traceparent)
+}
+
+// settle decides what becomes of a delivery after an attempt, and writes all that follows from it.
+func (w *worker) settle(j *job, t *target, a *outbound.Answer, n int, traceparent string) verdict {
+	s, d := w.s, &w.delivery
 	now := a.Started.Add(a.Took)
 	got := result{status: a.Status, err: a.Err, tokenRefused: a.TokenRefused}
-	v := judge(got, n, t.compiled.Subscription.Retry, s.cfg.RetrySchedule)
+	v := judge(got, n-j.scheduleFrom, t.compiled.Subscription.Retry, s.cfg.RetrySchedule)
 
 	s.attemptRecord(&w.attempt, d, j.task.Record, n, v)
 	rec := &w.attempt
@@ -236,17 +254,7 @@ func (w *worker) send(ctx context.Context, j *job, t *target) {
 		s.disable(f, d, t.compiled.Version, now)
 	}
 	f.end()
-	a.Release()
-
-	s.metrics.outcome(v.outcome)
-	s.metrics.attempt(ctx, rec.ErrorClass, a.Took, a.Started.Sub(d.AcceptedAt), n == 1)
-	if span != nil {
-		span.SetAttributes(attribute.Int("http.response.status_code", a.Status), attribute.String("outcome", v.outcome))
-		if v.outcome != outcomeDelivered {
-			span.SetStatus(codes.Error, rec.ErrorClass)
-		}
-	}
-	s.logAttempt(rec, t.Host(d.EventType), traceparent)
+	return v
 }
 
 // dead writes the dead letter of what w.attempt tells, and the event for those who watch for exhausted deliveries.
