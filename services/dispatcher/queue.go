@@ -136,11 +136,11 @@ type scheduler struct {
 	wake    sync.Cond
 	shards  map[shardKey]*shard
 	owners  map[string]map[*shard]struct{} // the shards of each subscription
-	ready   []*shard // a ring would save the copy in take; the list is as short as there are busy subscriptions
-	running int      // workers there are
-	idle    int      // of them, those that wait and nobody has woken
-	busy    int      // jobs in flight
-	waiting int      // jobs queued
+	ready   []*shard                       // a ring would save the copy in take; the list is as short as there are busy subscriptions
+	running int                            // workers there are
+	idle    int                            // of them, those that wait and nobody has woken
+	busy    int                            // jobs in flight
+	waiting int                            // jobs queued
 	stopped bool
 	ended   sync.WaitGroup
 }
