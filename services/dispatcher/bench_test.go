@@ -23,6 +23,7 @@ import (
 	"github.com/callstream/callstream/pkg/embedded"
 	"github.com/callstream/callstream/pkg/hooktest"
 	"github.com/callstream/callstream/pkg/kafka"
+	"github.com/callstream/callstream/pkg/kafkatest"
 	"github.com/callstream/callstream/pkg/telemetry"
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/schemas/topic"
@@ -35,7 +36,6 @@ import (
 const (
 	benchDeliveries = 60_000
 	benchPartitions = 8
-	benchInFlight   = 128
 	benchRounds     = 5
 	roleVariable    = "CALLSTREAM_BENCH_ROLE"
 )
@@ -122,7 +122,7 @@ func measure(b *testing.B, count func() int64) measured {
 }
 
 // bareLoop reads the records and POSTs their values, nothing else: the ceiling.
-func bareLoop(b *testing.B, brokers []string, url string) measured {
+func bareLoop(b *testing.B, brokers []string, url string, inFlight int) measured {
 	b.Helper()
 	c, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.ConsumeTopics(topic.Lane("standard")), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 	if err != nil {
@@ -132,7 +132,7 @@ func bareLoop(b *testing.B, brokers []string, url string) measured {
 	records := make(chan *kgo.Record, 4096)
 	var done atomic.Int64
 	var workers sync.WaitGroup
-	for range benchInFlight {
+	for range inFlight {
 		workers.Go(func() {
 			for r := range records {
 				req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, url, bytes.NewReader(r.Value))
@@ -196,23 +196,42 @@ func dispatch(b *testing.B, brokers []string, registry *kafka.Registry) measured
 }
 
 // BenchmarkAgainstTheBareLoop compares the dispatcher with a loop that only reads and POSTs, on the same broker and the
-// same endpoint, both in processes of their own, in turn:
+// same endpoint, both in processes of their own, in turn. The broker is the embedded one or an Apache Kafka, which needs
+// Java and Maven:
 //
-//	go test -run '^$' -bench AgainstTheBareLoop -benchtime 1x ./services/dispatcher
+//	go test -run '^$' -bench 'AgainstTheBareLoop/embedded/128' -benchtime 1x ./services/dispatcher
 func BenchmarkAgainstTheBareLoop(b *testing.B) {
+	for _, broker := range []string{"embedded", "apache"} {
+		b.Run(broker, func(b *testing.B) {
+			for _, inFlight := range []int{64, 128, 256} {
+				b.Run(fmt.Sprint(inFlight), func(b *testing.B) { againstTheBareLoop(b, broker, inFlight) })
+			}
+		})
+	}
+}
+
+func againstTheBareLoop(b *testing.B, broker string, inFlight int) {
 	defer debug.SetGCPercent(debug.SetGCPercent(400)) // what the programs run with
 	for b.Loop() {
 		words := play(b, "broker")
 		brokers := []string{words[0]}
+		if broker == "apache" {
+			apache, err := kafkatest.StartApache(b.Context(), 1, b.TempDir())
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.Cleanup(apache.Stop)
+			brokers = apache.Brokers
+		}
 		url := play(b, "endpoint")[0]
 		registry, err := kafka.NewRegistry(kafka.RegistryConfig{URLs: []string{words[1]}})
 		if err != nil {
 			b.Fatal(err)
 		}
-		client := fill(b, brokers, registry, url)
+		client := fill(b, brokers, registry, url, inFlight)
 		var bare, ours []measured
 		for range benchRounds {
-			bare = append(bare, bareLoop(b, brokers, url))
+			bare = append(bare, bareLoop(b, brokers, url, inFlight))
 			ours = append(ours, dispatch(b, brokers, registry))
 			// The next round sends the same again.
 			if _, err := kadm.NewClient(client).DeleteGroups(b.Context(), Group); err != nil {
@@ -230,7 +249,9 @@ func BenchmarkAgainstTheBareLoop(b *testing.B) {
 			slices.Sort(all)
 			return all[len(all)/2]
 		}
+		b.ReportMetric(median(func(i int) float64 { return bare[i].rate }), "bare-deliveries/s")
 		b.ReportMetric(median(func(i int) float64 { return ours[i].rate }), "deliveries/s")
+		b.ReportMetric(median(func(i int) float64 { return bare[i].cpu }), "bare-cpu-ms/1k")
 		b.ReportMetric(median(func(i int) float64 { return ours[i].cpu }), "cpu-ms/1k")
 		// Of each pair, because the machine's speed drifts by more than what is to be seen.
 		b.ReportMetric(median(func(i int) float64 { return ours[i].rate / bare[i].rate }), "of-bare-rate")
@@ -239,7 +260,7 @@ func BenchmarkAgainstTheBareLoop(b *testing.B) {
 }
 
 // fill makes the topics and writes what is to be sent: 2 KB bodies of one subscription for each partition.
-func fill(b *testing.B, brokers []string, registry *kafka.Registry, url string) *kgo.Client {
+func fill(b *testing.B, brokers []string, registry *kafka.Registry, url string, inFlight int) *kgo.Client {
 	b.Helper()
 	client, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.RecordPartitioner(kgo.ManualPartitioner()))
 	if err != nil {
@@ -261,7 +282,7 @@ func fill(b *testing.B, brokers []string, registry *kafka.Registry, url string) 
 				subs[p] = id
 			}
 		}
-		r.feed(subscribed(b, subs[p], url, func(s *subscription.Subscription) { s.MaxInFlight = benchInFlight / benchPartitions }))
+		r.feed(subscribed(b, subs[p], url, func(s *subscription.Subscription) { s.MaxInFlight = inFlight / benchPartitions }))
 	}
 	body := []byte(`{"type":"call.ended","data":{"note":"` + noise(2000) + `"}}`)
 	var batch []*kgo.Record
