@@ -17,7 +17,7 @@ type Attempt struct {
 	CallID              string            // Its call, empty where there is none.
 	Attempt             int               // Number of the attempt from 1; 0: it was never sent.
 	Via                 string            // primary or fallback.
-	Outcome             string            // delivered, retry, dead or skipped.
+	Outcome             string            // delivered, retry, dead or skipped; queued where a redrive has put the delivery back.
 	Reason              string            // Why, from a closed set.
 	StartedAt           time.Time         // When the attempt began.
 	DurationMicros      int64             // Microseconds to the end of the response.
@@ -27,7 +27,7 @@ type Attempt struct {
 	URL                 string            // The URL, without secrets.
 	RequestHeaders      map[string]string // Headers sent, secrets masked.
 	RequestBytes        int64             // Size of the request's body.
-	BodyTopic           string            // Topic of the delivery record that holds the body.
+	BodyTopic           string            // Topic of the record that holds the body: a delivery, or the dead letter that was redriven.
 	BodyPartition       int32             // Partition of that record.
 	BodyOffset          int64             // Offset of that record.
 	HTTPStatus          int               // Status of the response; 0: none came.
@@ -42,6 +42,7 @@ type Attempt struct {
 	Traceparent         string            // W3C trace context of the attempt.
 	Dispatcher          string            // The dispatcher that made it.
 	AcceptedAt          time.Time         // When callstream accepted the event.
+	Redrive             string            // The redrive, or the retry by hand, that it belongs to.
 }
 
 // SchemaName returns the full name of the record's Avro schema.
@@ -84,6 +85,7 @@ func (r *Attempt) AppendAvro(b []byte) []byte {
 	b = appendString(b, r.Traceparent)
 	b = appendString(b, r.Dispatcher)
 	b = appendMicros(b, r.AcceptedAt)
+	b = appendString(b, r.Redrive)
 	return b
 }
 
@@ -125,6 +127,7 @@ func (r *Attempt) ReadAvro(b []byte) error {
 	r.Traceparent = d.string()
 	r.Dispatcher = d.string()
 	r.AcceptedAt = d.micros()
+	r.Redrive = d.string()
 	return d.done()
 }
 
