@@ -212,18 +212,18 @@ func TestColocatingGroup(t *testing.T) {
 			return b.member(func(c *LoopConfig, _ *member) {
 				c.Topics = names
 				c.Balancer = ColocatingBalancer()
-				c.Assigned = func(_ context.Context, tp TopicPartition, _ int64) error {
+				c.Assigned = func(_ context.Context, a Assignment) error {
 					mu.Lock()
 					defer mu.Unlock()
-					if holds[tp.Partition] == nil {
-						holds[tp.Partition] = make(map[string]string)
+					if holds[a.Partition] == nil {
+						holds[a.Partition] = make(map[string]string)
 					}
-					for topic, other := range holds[tp.Partition] {
+					for topic, other := range holds[a.Partition] {
 						if other != id {
-							problems = append(problems, fmt.Sprintf("%s gets %s while %s has %s", id, tp, other, topic))
+							problems = append(problems, fmt.Sprintf("%s gets %s while %s has %s", id, a.TopicPartition, other, topic))
 						}
 					}
-					holds[tp.Partition][tp.Topic] = id
+					holds[a.Partition][a.Topic] = id
 					return nil
 				}
 				c.Lost = func(tp TopicPartition) {

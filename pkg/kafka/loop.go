@@ -1,10 +1,10 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"sort"
 	"sync"
 	"time"
 
@@ -25,6 +25,11 @@ type TopicPartition struct {
 
 // String is topic/partition.
 func (tp TopicPartition) String() string { return fmt.Sprintf("%s/%d", tp.Topic, tp.Partition) }
+
+// compare orders by topic, then by number.
+func (tp TopicPartition) compare(other TopicPartition) int {
+	return cmp.Or(cmp.Compare(tp.Topic, other.Topic), cmp.Compare(tp.Partition, other.Partition))
+}
 
 // WindowConfig bounds what may be taken beyond the committed offset of a partition.
 type WindowConfig struct {
@@ -80,9 +85,9 @@ type LoopConfig struct {
 	// Options are added to the client's.
 	Options []kgo.Opt
 
-	// Assigned is called before a partition's first record is handed out, in the partition's own goroutine, with the
-	// committed offset (-1 for none). It is repeated until it succeeds or ctx ends. May be nil.
-	Assigned func(ctx context.Context, tp TopicPartition, committed int64) error
+	// Assigned is called before a partition's first record is handed out, in the partition's own goroutine. It is repeated
+	// until it succeeds or ctx ends. May be nil.
+	Assigned func(ctx context.Context, a Assignment) error
 	// Lost is called after a partition is gone, whatever the reason, for each one that was assigned; by then late results
 	// are void. May be nil.
 	Lost func(tp TopicPartition)
@@ -380,23 +385,6 @@ func (l *Loop) Ready() error {
 		}
 	}
 	return nil
-}
-
-// Assignment lists the partitions whose records this loop hands out, sorted.
-func (l *Loop) Assignment() []TopicPartition {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	tps := make([]TopicPartition, 0, len(l.parts))
-	for tp := range l.parts {
-		tps = append(tps, tp)
-	}
-	sort.Slice(tps, func(i, j int) bool {
-		if tps[i].Topic != tps[j].Topic {
-			return tps[i].Topic < tps[j].Topic
-		}
-		return tps[i].Partition < tps[j].Partition
-	})
-	return tps
 }
 
 // onAssigned makes a partition of each assignment, paused before its first fetch.

@@ -253,10 +253,17 @@ func TestLoopRepeatsOnlyWhatIsIncomplete(t *testing.T) {
 		m.crash()
 		require.EqualValues(t, 2, b.committed("t", 0).Offset)
 
-		again := b.member(nil)
+		var told Assignment
+		again := b.member(func(c *LoopConfig, _ *member) {
+			c.Assigned = func(_ context.Context, a Assignment) error { told = a; return nil }
+		})
 		b.until("the rest is handed out", func() bool { return len(again.offsets("t", 0)) == 14 })
 		time.Sleep(time.Minute)
 		require.Equal(t, []int64{2, 5, 6, 7, 8, 10, 11, 12, 13, 14, 15, 16, 17, 18}, again.offsets("t", 0))
+		require.EqualValues(t, 2, told.Committed)
+		for o := range int64(25) {
+			require.Equal(t, o < 20 && !slices.Contains(again.offsets("t", 0), o), told.Done(o), "offset %d", o)
+		}
 		again.leave()
 	})
 }
@@ -458,11 +465,23 @@ func TestLoopWindowFull(t *testing.T) {
 				}
 			}
 		})
+		pressure := func() (found Pressure) {
+			m.Pressure(func(p Pressure) { found = p })
+			return found
+		}
+		b.until("the window is full", func() bool { p := pressure(); return p.Span == p.SpanLimit && p.Span > 0 })
+		full := time.Now()
 		time.Sleep(time.Minute)
 		require.Equal(t, seq(0, 150), m.offsets("t", 0))
 		require.EqualValues(t, 50, b.committed("t", 0).Offset)
+		p := pressure()
+		require.WithinDuration(t, full, p.Since, time.Second)
+		p.Since = time.Time{}
+		require.Equal(t, Pressure{TopicPartition: TopicPartition{"t", 0}, Watermark: 50, Span: 100, SpanLimit: 100,
+			Bytes: recordSize(m.task(50).Record), BytesLimit: 32 << 20}, p)
 		m.task(50).Done()
 		b.until("the rest", func() bool { return len(m.offsets("t", 0)) == 1000 })
+		require.Zero(t, pressure().Since, "nothing is in hand")
 		m.leave()
 		require.EqualValues(t, 1000, b.committed("t", 0).Offset)
 	})
@@ -770,9 +789,10 @@ func TestLoopAssigned(t *testing.T) {
 		var mu sync.Mutex
 		tries := 0
 		m := b.member(func(c *LoopConfig, _ *member) {
-			c.Assigned = func(_ context.Context, tp TopicPartition, committed int64) error {
-				assert.EqualValues(t, -1, committed)
-				if tp.Partition == 1 {
+			c.Assigned = func(_ context.Context, a Assignment) error {
+				assert.EqualValues(t, -1, a.Committed)
+				assert.False(t, a.Done(0))
+				if a.Partition == 1 {
 					return nil
 				}
 				time.Sleep(10 * time.Second)

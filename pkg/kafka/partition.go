@@ -27,6 +27,7 @@ type partition struct {
 	pauses    uint8         // guarded by Loop.mu
 
 	mu        sync.Mutex
+	pressed   pressed
 	committed int64 // what the group had committed when it was assigned; -1 for none
 	known     bool  // restore has been called
 	active    bool  // what is polled is ours
@@ -157,7 +158,8 @@ func (p *partition) prepare() bool {
 	if p.l.cfg.Assigned == nil {
 		return true
 	}
-	return retry("prepare the partition", func() error { return p.l.cfg.Assigned(p.intake, p.tp, committed) })
+	a := p.assignment()
+	return retry("prepare the partition", func() error { return p.l.cfg.Assigned(p.intake, a) })
 }
 
 // activate takes what is polled from now on for ours. It tells where reading begins, and whether something was polled

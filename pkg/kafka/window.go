@@ -130,9 +130,14 @@ func (w *Window) Take(offset int64) Taken {
 
 // fits tells whether the offset can be taken so that every state that can follow still fits the metadata: completions
 // shrink the span and the number of open offsets, and either bound is enough.
-func (w *Window) fits(offset int64) bool {
-	span := offset + 1 - w.base
-	return span <= w.limit && (span <= int64(maxBitmapSpan) || w.open < int64(maxOpenInRuns))
+func (w *Window) fits(offset int64) bool { return offset+1-w.base <= w.Limit() }
+
+// Limit is how many offsets the window may span as long as so many of them are open.
+func (w *Window) Limit() int64 {
+	if w.open < int64(maxOpenInRuns) {
+		return w.limit
+	}
+	return min(w.limit, int64(maxBitmapSpan))
 }
 
 // Done marks an offset that was taken as done. It reports whether that was news.

@@ -236,6 +236,7 @@ func TestWindowBounds(t *testing.T) {
 		for ; w.Take(n) == TakenNow; n++ {
 		}
 		require.EqualValues(t, maxBitmapSpan, n)
+		require.EqualValues(t, maxBitmapSpan, w.Limit())
 	})
 	t.Run("one open", func(t *testing.T) {
 		w := NewWindow(0)

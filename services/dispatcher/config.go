@@ -22,7 +22,7 @@ type Config struct {
 
 	InFlight       int           `config:"DISPATCHER_IN_FLIGHT" default:"2048" min:"1" doc:"most requests that a dispatcher has in flight at once, over all endpoints"`
 	IdlePerHost    int           `config:"DISPATCHER_IDLE_PER_HOST" default:"256" min:"1" doc:"idle connections kept for each host"`
-	WindowOffsets  int           `config:"DISPATCHER_WINDOW" default:"16384" min:"16" max:"131072" doc:"most records of a partition between the first that is not done and the newest taken; a quarter of it may wait for one subscription"`
+	WindowOffsets  int           `config:"DISPATCHER_WINDOW" default:"131072" min:"16" max:"131072" doc:"most records of a partition between the first that is not done and the newest taken; a quarter of it, at most 4096, may wait for one subscription"`
 	WindowBytes    int64         `config:"DISPATCHER_WINDOW_BYTES" default:"33554432" min:"1048576" doc:"most bytes of a partition's records that are taken and not done"`
 	DrainTimeout   time.Duration `config:"DRAIN_TIMEOUT" default:"20s" doc:"how long work in flight may take at the end of the process"`
 	RevokeTimeout  time.Duration `config:"REVOKE_TIMEOUT" default:"5s" doc:"how long work in flight may take when a partition goes to another dispatcher"`
@@ -63,7 +63,7 @@ func (c *Config) setDefaults() {
 	}
 	number(&c.InFlight, 2048)
 	number(&c.IdlePerHost, 256)
-	number(&c.WindowOffsets, 16384)
+	number(&c.WindowOffsets, 131072)
 	if c.WindowBytes <= 0 {
 		c.WindowBytes = 32 << 20
 	}

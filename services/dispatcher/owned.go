@@ -24,18 +24,18 @@ type owned struct {
 }
 
 // assigned takes a topic's partition.
-func (o *ownedPartitions) assigned(_ context.Context, tp kafka.TopicPartition, _ int64) error {
+func (o *ownedPartitions) assigned(_ context.Context, a kafka.Assignment) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	number := o.numbers[tp.Partition]
+	number := o.numbers[a.Partition]
 	if number == nil {
 		if o.numbers == nil {
 			o.numbers = map[int32]*owned{}
 		}
 		number = &owned{topics: map[string]struct{}{}, since: time.Now()}
-		o.numbers[tp.Partition] = number
+		o.numbers[a.Partition] = number
 	}
-	number.topics[tp.Topic] = struct{}{}
+	number.topics[a.Topic] = struct{}{}
 	return nil
 }
 

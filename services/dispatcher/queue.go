@@ -9,13 +9,15 @@ import (
 const (
 	// keepUp is how long a subscription's queue may take to clear. What would wait longer is parked, so that the oldest
 	// record of a slow endpoint never holds back its partition's window for much more than this and one timeout: with the
-	// default window that leaves a partition more than 1,000 records a second. An endpoint that clears its whole share in
+	// default window that leaves a partition more than 3,000 records a second. An endpoint that clears its whole share in
 	// this time is busy, not slow, and is waited for: parking what it will take in a moment would only cost twice.
 	keepUp = 10 * time.Second
 	// stalledAfter is how long a full endpoint may complete nothing before waiting for it makes no sense.
 	stalledAfter = time.Second
 	// idleWorkers is how many workers wait for work before further ones end.
 	idleWorkers = 256
+	// mostShare is how many records may wait for one subscription at most.
+	mostShare = 4096
 	// parkedTurn lets a parked delivery (from the slow topic or a retry tier) go before a first attempt each so many
 	// times where both wait, so that neither starves the other.
 	parkedTurn = 4

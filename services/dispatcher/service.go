@@ -96,8 +96,9 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		s.log.Error("a subscription can't be read", zap.String("tenant", c.Tenant), zap.String("subscription", c.ID), zap.Error(c.Fault))
 	})
 	s.sources = sources(cfg.Lanes, s.tiers)
-	// A quarter of the window may wait for one subscription, so that one which is slow leaves room for the others.
-	s.scheduler = newScheduler(cfg.InFlight, max(cfg.WindowOffsets/4, 1), s.newWorker)
+	// A quarter of the window may wait for one subscription, so that one which is slow leaves room for the others. Records
+	// that wait take memory, which the offsets of a wide window don't: hence the bound.
+	s.scheduler = newScheduler(cfg.InFlight, min(max(cfg.WindowOffsets/4, 1), mostShare), s.newWorker)
 
 	var err error
 	if s.metrics, err = newMetrics(deps.Meter, s.scheduler.load); err != nil {

@@ -105,11 +105,9 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	s.loop, err = kafka.NewLoop(kafka.LoopConfig{
 		Config: cfg.Kafka, Log: s.log, Meter: deps.Meter, Group: Group, Topics: topic.Events(), ReadCommitted: true,
 		Window: kafka.WindowConfig{Offsets: cfg.Window},
-		Assigned: func(ctx context.Context, tp kafka.TopicPartition, committed int64) error {
-			return s.assigned(ctx, adm, tp, committed)
-		},
-		Lost:   s.lost,
-		Handle: s.handle,
+		Assigned: func(ctx context.Context, a kafka.Assignment) error { return s.assigned(ctx, adm, a) },
+		Lost:     s.lost,
+		Handle:   s.handle,
 	})
 	if err != nil {
 		return nil, err
@@ -251,14 +249,14 @@ func (s *Service) apply(r *kgo.Record) {
 }
 
 // assigned prepares a partition: its memory of recent events has to stand before its first record.
-func (s *Service) assigned(ctx context.Context, adm *kadm.Client, tp kafka.TopicPartition, committed int64) error {
-	memory, err := s.recaller.recall(ctx, adm, tp, committed)
+func (s *Service) assigned(ctx context.Context, adm *kadm.Client, a kafka.Assignment) error {
+	memory, err := s.recaller.recall(ctx, adm, a.TopicPartition, a.Committed)
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.partitions[tp] = &partition{TopicPartition: tp, repeats: memory}
+	s.partitions[a.TopicPartition] = &partition{TopicPartition: a.TopicPartition, repeats: memory}
 	return nil
 }
 
