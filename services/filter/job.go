@@ -172,6 +172,11 @@ func (j *job) deliver(ctx context.Context, c *subscription.Compiled) error {
 	b.number(kafka.HeaderSubscriptionVersion, c.Version)
 	b.header(kafka.HeaderDelivery, delivery.ID)
 	b.number(kafka.HeaderAcceptedAt, e.IngestedAt.UnixMicro())
+	if s.Ordering == subscription.OrderingPerCall && e.CallID != "" && j.record.Topic == topic.CallsEvents && j.replayID == "" {
+		// The events of a call are in one partition, so their offsets are their order, whichever way a delivery takes.
+		b.header(kafka.HeaderOrder, e.CallID)
+		b.number(kafka.HeaderRank, j.record.Offset)
+	}
 	j.out.add(kgo.Record{
 		Topic: lane, Partition: topic.PartitionFor(c.ID, e.CallID, s.Spread, partitions),
 		Key: b.text(c.ID), Value: value, Headers: b.headers[from:len(b.headers):len(b.headers)],

@@ -633,6 +633,28 @@ func TestTheDeliveriesOfACallKeepTheirOrder(t *testing.T) {
 	}
 }
 
+// P-02: deliveries that are to keep the order of their call say which call, and their event's place in it. Replays come late
+// on purpose, and messages belong to no call's events.
+func TestDeliveriesInOrderSayTheirPlace(t *testing.T) {
+	parallel(t)
+	r := newRig(t)
+	r.subscribe(&subscription.Subscription{ID: "sub_ordered", Events: []string{"*"}, Ordering: subscription.OrderingPerCall})
+	r.subscribe(&subscription.Subscription{ID: "sub_plain", Events: []string{"*"}})
+	r.start()
+	first := r.eventRecord(`{"id":"evt_1","type":"call.started","call_id":"c-1"}`)
+	second := r.eventRecord(`{"id":"evt_2","type":"call.ended","call_id":"c-1"}`)
+	r.publish(first, second, r.eventRecord(`{"id":"evt_3","type":"sms.sent","call_id":"c-1","data":{"message_id":"m-1"}}`))
+	r.replay(event.Replay{ID: "rpl_1", SubscriptionID: "sub_ordered"}, first)
+
+	got := map[string][]string{}
+	for _, rec := range r.read(topic.Lane("standard")) {
+		sub := kafka.Header(rec, kafka.HeaderSubscription)
+		got[sub] = append(got[sub], kafka.Header(rec, kafka.HeaderID)+" "+kafka.Header(rec, kafka.HeaderOrder)+" "+kafka.Header(rec, kafka.HeaderRank))
+	}
+	assert.ElementsMatch(t, []string{fmt.Sprint("evt_1 c-1 ", first.Offset), fmt.Sprint("evt_2 c-1 ", second.Offset), "evt_3  ", "evt_1  "}, got["sub_ordered"])
+	assert.ElementsMatch(t, []string{"evt_1  ", "evt_2  ", "evt_3  "}, got["sub_plain"])
+}
+
 func TestTheFeedIsReadBeforeTheFirstEvent(t *testing.T) {
 	parallel(t)
 	r := newRig(t)
