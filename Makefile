@@ -40,12 +40,15 @@ test-kafka: ## the integration suite on a real Apache Kafka that it starts by it
 test-postgres: ## the storage tests on a real PostgreSQL that it starts by itself, or CALLSTREAM_TEST_DATABASE_URL
 	cd services/console && $(GO) run ./storage/withpostgres $(GO) test $(TESTFLAGS) -count=1 -p 1 -timeout 15m . ./storage ./history
 
-# The first two run beside a loop that does nothing else, on the same broker and endpoint, in turns within one run.
+# make bench ROWS=isolation,ingest measures those rows alone; `go run ./test/bench -list` names them.
+ROWS ?=
 .PHONY: bench
-bench: ## the benchmarks: dispatcher and producer side by side with their bare loops, then codec, filter and consume loop
-	$(GO) test -run '^$$' -bench AgainstTheBareLoop -benchtime 1x -timeout 30m ./services/dispatcher
-	GOGC=400 $(GO) test -run '^$$' -bench Ingest -benchtime 20000x -timeout 30m ./services/producer
-	$(GO) test -run '^$$' -bench 'OthersSubscriptions|Candidates' -benchtime 11x -timeout 30m ./services/filter
+bench: ## every figure side by side with the bare loop, as a table; under half an hour, needs Java and Maven
+	$(GO) run ./test/bench -rows '$(ROWS)'
+
+.PHONY: bench-parts
+bench-parts: ## benchmarks of the parts: codec, rules, filter and consume loop
+	$(GO) test -run '^$$' -bench Candidates -benchtime 11x -timeout 30m ./services/filter
 	GOGC=400 $(GO) test -run '^$$' -bench . -skip 'OthersSubscriptions|Candidates' -benchmem -timeout 30m ./schemas/event ./subscription/... ./services/filter ./pkg/kafka
 
 .PHONY: chaos
