@@ -56,6 +56,13 @@ type Subscription struct {
 	Sealed map[string]string `json:"-"`
 }
 
+// What a frequency counts for itself.
+const (
+	PerCall         = "call"
+	PerAgent        = "agent"
+	PerSubscription = "subscription"
+)
+
 // Frequency sends at most Max events per window for each call, agent or the whole subscription.
 type Frequency struct {
 	Per    string   `json:"per" enum:"call,agent,subscription" doc:"what is counted for itself"`

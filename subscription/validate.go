@@ -81,7 +81,7 @@ func (s *Subscription) validate(dec *decoder, rules Rules) {
 	}
 	if s.Frequency != nil {
 		at := root.member("frequency")
-		oneOf(dec, at.member("per"), s.Frequency.Per, "call", "agent", "subscription")
+		oneOf(dec, at.member("per"), s.Frequency.Per, PerCall, PerAgent, PerSubscription)
 		within(dec, at.member("max"), s.Frequency.Max, 1, 1_000_000)
 		between(dec, at.member("window"), time.Duration(s.Frequency.Window), time.Second, 30*24*time.Hour)
 		if s.Spread > 1 {

@@ -36,6 +36,8 @@ const (
 	reasonPending  = "pending"
 	reasonDisabled = "disabled"
 	reasonDeleted  = "deleted"
+
+	reasonFrequency = "frequency" // as many as are wanted were let through
 )
 
 // result is what a request came to.

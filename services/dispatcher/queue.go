@@ -3,6 +3,7 @@ package dispatcher
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -27,6 +28,7 @@ const (
 type job struct {
 	delivery
 	shard *shard
+	turn  turn // where the shard's subscription has a frequency
 }
 
 // shardKey names a shard: a subscription in one partition, which everything of it in that partition goes through. Partition
@@ -55,6 +57,10 @@ type shard struct {
 	room     chan struct{} // closed when somebody waits for room and there is some
 
 	sub subscriptionState // has a lock of its own
+
+	counted   atomic.Bool // the subscription has a frequency
+	frequency atomic.Pointer[frequency]
+	turns     turn // the last that was given
 }
 
 func (s *shard) queued() int {
@@ -307,6 +313,10 @@ func (s *scheduler) run() {
 		if j == nil {
 			continue
 		}
+		if sh.counted.Load() {
+			sh.turns = sh.turns.next()
+			j.turn = sh.turns
+		}
 		s.waiting--
 		s.busy++
 		if sh.inFlight == 0 {
@@ -342,8 +352,9 @@ func (s *scheduler) run() {
 func (s *scheduler) sweep(before time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	now := time.Now()
 	for _, sh := range s.shards {
-		if sh.inFlight == 0 && sh.queued() == 0 && !sh.ready && sh.room == nil && sh.lastUse.Before(before) {
+		if sh.inFlight == 0 && sh.queued() == 0 && !sh.ready && sh.room == nil && sh.lastUse.Before(before) && sh.frequency.Load().empty(now) {
 			s.drop(sh)
 		}
 	}

@@ -307,11 +307,14 @@ func (s *Service) handle(ctx context.Context, t *kafka.Task) {
 			return
 		}
 	}
-	maxInFlight := subscription.DefaultMaxInFlight
+	maxInFlight, counted := subscription.DefaultMaxInFlight, false
 	if c, ok := s.book.Get(j.subscription); ok && c.Subscription != nil {
-		maxInFlight = shareOf(c.Subscription.MaxInFlight, c.Subscription.Spread)
+		maxInFlight, counted = shareOf(c.Subscription.MaxInFlight, c.Subscription.Spread), c.Subscription.Frequency != nil
 	}
 	j.shard = s.scheduler.shardOf(j.key(), maxInFlight)
+	if counted && !j.shard.counted.Load() {
+		j.shard.counted.Store(true)
+	}
 	switch s.scheduler.submit(ctx, j, j.from.kind != fromLane, patience(j.from.kind)) {
 	case full:
 		s.park(j, time.Now())

@@ -43,6 +43,7 @@ func (s *Service) newWorker() func(*job) {
 // do takes one record to its outcome, unless its partition is to be given up before it is sent: then it is left to the
 // next owner.
 func (w *worker) do(j *job) {
+	defer j.turn.pass()
 	if stopping(j.task) {
 		j.task.Abandon()
 		return
@@ -73,9 +74,22 @@ func (w *worker) do(j *job) {
 		w.skip(j, reason)
 	case !d.ExpiresAt.IsZero() && d.ReplayID == "" && time.Now().After(d.ExpiresAt):
 		w.skip(j, reasonExpired)
+	case !w.allowed(j, t):
+		w.skip(j, reasonFrequency)
 	default:
 		w.send(ctx, j, t)
 	}
+}
+
+// allowed says whether the subscription's frequency lets the delivery through, asked in the order of the shard's jobs.
+func (w *worker) allowed(j *job, t *target) bool {
+	rule := t.compiled.Subscription.Frequency
+	if rule == nil {
+		return true
+	}
+	j.turn.wait()
+	defer j.turn.pass()
+	return j.shard.lets(rule, j, &w.delivery, time.Now())
 }
 
 func stopping(t *kafka.Task) bool {

@@ -67,6 +67,7 @@ var scenarios = []struct {
 	{"what was missed in a pause is replayed once", replaysTheMissed},
 	{"tests are sent, previews are not", testsAndPreviews},
 	{"an agent's settings make a subscription", setsUpAnAgent},
+	{"no more events go out than are wanted", limitsFrequency},
 }
 
 func runScenarios(t *testing.T, s shape) {
