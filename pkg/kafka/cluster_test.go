@@ -147,7 +147,8 @@ func TestClusterDefers(t *testing.T) {
 	began := time.Now()
 	var mu sync.Mutex
 	var order []int64
-	l, _ := c.run(kafka.LoopConfig{Group: "g", Topics: []string{"t"}, Handle: func(_ context.Context, task *kafka.Task) {
+	apart := func(string) bool { return true }
+	l, _ := c.run(kafka.LoopConfig{Group: "g", Topics: []string{"t"}, Apart: apart, Handle: func(_ context.Context, task *kafka.Task) {
 		due := began.Add(time.Duration(task.Record.Offset/10) * 1200 * time.Millisecond)
 		if time.Now().Before(due) {
 			task.Defer(due)
@@ -170,8 +171,9 @@ func TestClusterMembersComeAndGo(t *testing.T) {
 	c := newCluster(t, kafka.TopicSpec{Name: "main", Partitions: numbers}, kafka.TopicSpec{Name: "slow", Partitions: numbers})
 	var mu sync.Mutex
 	done := make(map[string]int)
+	slow := func(topic string) bool { return topic == "slow" }
 	join := func() (*kafka.Loop, func()) {
-		return c.run(kafka.LoopConfig{Group: "g", Topics: names, Balancer: kafka.ColocatingBalancer(), Handle: func(_ context.Context, task *kafka.Task) {
+		return c.run(kafka.LoopConfig{Group: "g", Topics: names, Apart: slow, Balancer: kafka.ColocatingBalancer(), Handle: func(_ context.Context, task *kafka.Task) {
 			go func() {
 				select {
 				case <-time.After(time.Duration(task.Record.Offset%17) * time.Millisecond):

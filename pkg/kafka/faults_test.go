@@ -40,6 +40,7 @@ func faults(t *testing.T, random *rand.Rand) {
 	change := func(c *LoopConfig, _ *member) {
 		c.Topics = names
 		c.Balancer = ColocatingBalancer()
+		c.Apart = func(topic string) bool { return topic == "slow" }
 		c.QueueBytes = 1 << 20
 		c.Handle = func(ctx context.Context, task *Task) {
 			o := task.Record.Offset

@@ -66,13 +66,17 @@ type LoopConfig struct {
 
 	Group  string
 	Topics []string
+	// Apart picks the topics that are read by a client of their own, so that a flood of their records, and the seeks back to
+	// those that are not due, never hold up the fetches of the others. They stay in the group, with its placing and its
+	// commits. May be nil.
+	Apart func(topic string) bool
 	// Balancer places partitions; nil is cooperative-sticky.
 	Balancer kgo.GroupBalancer
 	// ReadCommitted hides records of aborted and unfinished transactions.
 	ReadCommitted bool
 	Window        WindowConfig
-	// QueueBytes bounds what is fetched and not handed out yet, over all partitions; 64 MiB by default. One fetch for
-	// each partition may come on top of it.
+	// QueueBytes bounds what is fetched and not handed out yet, over all partitions; 64 MiB by default. Topics that are
+	// Apart have as much of their own. One fetch for each partition may come on top of it.
 	QueueBytes int64
 	// CommitEvery is the longest, and CommitCount the most completions of a partition, between commits: 1 s, 1,000.
 	CommitEvery time.Duration
@@ -105,6 +109,7 @@ const (
 	pingEvery        = 5 * time.Second
 	retentionEvery   = 30 * time.Second
 	fetchMaxBytes    = 16 << 20
+	apartMaxBytes    = 4 << 20
 	partitionFetch   = 1 << 20
 	minQueue         = 64 << 10
 	maxQueue         = 4 << 20
@@ -153,31 +158,30 @@ func (c *LoopConfig) defaults() error {
 
 // Loop consumes topics as a member of a group: it hands out records, tracks what is done out of order, and commits.
 //
-// One goroutine polls. Each assigned partition has one more, which hands its records to Handle. Three rules keep them
-// from losing or doubling a record:
+// One goroutine polls each client (see reader). Each assigned partition has one more, which hands its records to Handle.
+// Three rules keep them from losing or doubling a record:
 //
-//   - A partition begins paused and is resumed by the polling goroutine between two polls, and its position is only ever
-//     set there too. So whatever a poll brings for it was fetched for this assignment and from this position; what an
-//     earlier poll still carries is dropped.
+//   - A partition begins paused (or, apart, unknown to its client) and is resumed by the polling goroutine between two
+//     polls, and its position is only ever set there too. So whatever a poll brings for it was fetched for this assignment
+//     and from this position; what an earlier poll still carries is dropped.
 //   - Completions, and what is committed, are decided under the partition's lock together with whether it is lost.
 //   - A commit, and the last moment of giving partitions up, exclude each other.
 type Loop struct {
-	cfg    LoopConfig
-	log    *zap.Logger
-	opts   []kgo.Opt
-	meters *loopMeters
+	cfg     LoopConfig
+	log     *zap.Logger
+	meters  *loopMeters
+	grouped *reader
+	apart   *reader // nil without topics that are read apart
 
 	// commits is held, by having put something in it, for a commit, and while partitions go from live to lost. It is taken
 	// before mu. A channel, because it is held while a broker answers.
 	commits   chan struct{}
 	commitAsk chan struct{} // a partition has completed CommitCount
 
-	mu       sync.Mutex // taken before a partition's lock
-	client   *kgo.Client
+	mu       sync.Mutex                    // taken before a partition's lock
+	client   *kgo.Client                   // the group's
 	parts    map[TopicPartition]*partition // those whose records are handed out
 	live     map[*partition]struct{}       // those and the ones being given up: what may be committed
-	commands []func()                      // for the polling goroutine, between two polls
-	wake     context.CancelFunc            // ends the poll that is under way
 	phase    string                        // what the loop waits for; empty when it works
 	troubled bool                          // that has been logged
 	broker   error                         // the last ping's
@@ -200,34 +204,10 @@ func NewLoop(cfg LoopConfig) (*Loop, error) {
 		live:      make(map[*partition]struct{}),
 		phase:     "not started",
 	}
-	opts, err := cfg.Config.Options(cfg.Log)
-	if err != nil {
+	if err := l.makeReaders(); err != nil {
 		return nil, err
 	}
-	opts = append(opts,
-		kgo.ConsumerGroup(cfg.Group),
-		kgo.ConsumeTopics(cfg.Topics...),
-		kgo.Balancers(cfg.Balancer),
-		kgo.DisableAutoCommit(),
-		// A group's first read, and one whose offset is gone, begin at the start: repeating beats losing.
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
-		kgo.FetchMaxBytes(fetchMaxBytes),
-		kgo.FetchMaxPartitionBytes(partitionFetch),
-		kgo.SessionTimeout(sessionTimeout),
-		kgo.HeartbeatInterval(heartbeat),
-		kgo.RebalanceTimeout(rebalanceTimeout),
-		kgo.OnPartitionsAssigned(l.onAssigned),
-		kgo.OnPartitionsRevoked(l.onRevoked),
-		kgo.OnPartitionsLost(l.onLost),
-		kgo.OnOffsetsFetched(l.onOffsets),
-	)
-	if cfg.ReadCommitted {
-		opts = append(opts, kgo.FetchIsolationLevel(kgo.ReadCommitted()))
-	}
-	l.opts = append(opts, cfg.Options...)
-	if err := kgo.ValidateOpts(l.opts...); err != nil {
-		return nil, fmt.Errorf("consume loop: %w", err)
-	}
+	var err error
 	if l.meters, err = newLoopMeters(l); err != nil {
 		return nil, fmt.Errorf("consume loop: make metrics: %w", err)
 	}
@@ -244,13 +224,8 @@ func (l *Loop) Run(ctx context.Context) error {
 	defer unregister()
 
 	l.setPhase("waiting for Kafka at " + l.cfg.Where())
-	// The client joins the group as soon as it exists, and calls back: it must find itself in place.
-	l.mu.Lock()
-	client, err := kgo.NewClient(l.opts...)
-	l.client = client
-	l.mu.Unlock()
-	if err != nil {
-		return fmt.Errorf("consume loop: make a client: %w", err)
+	if err := l.connect(); err != nil {
+		return err
 	}
 
 	// What goes on until the drain is over, and what ends with ctx.
@@ -262,18 +237,26 @@ func (l *Loop) Run(ctx context.Context) error {
 	services.Go(func() { l.watchProgress(background) })
 	services.Go(func() { l.watchRetention(background) })
 
-	l.poll(ctx)
+	var polls sync.WaitGroup
+	if l.apart != nil {
+		polls.Go(func() { l.poll(ctx, l.apart) })
+	}
+	l.poll(ctx, l.grouped)
+	polls.Wait()
 	l.drain()
 
 	stopBackground()
 	services.Wait()
 	leave, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
-	if err := client.LeaveGroupContext(leave); err != nil {
+	if err := l.client.LeaveGroupContext(leave); err != nil {
 		l.log.Warn("consume loop: leave the group; its partitions are free when the session times out", zap.Error(err))
 	}
-	client.Close()
+	l.client.Close()
 	l.giveUp(l.everything(), time.Time{}, false) // whatever the client did not call back for
+	if l.apart != nil {
+		l.apart.client.Close()
+	}
 	l.setPhase("stopped")
 	ended := make(chan struct{})
 	go func() {
@@ -290,47 +273,6 @@ func (l *Loop) Run(ctx context.Context) error {
 
 // ErrHandlerStuck means that a handler went on after its contexts had ended: the loop is over, but not its work.
 var ErrHandlerStuck = errors.New("consume loop: a handler did not return")
-
-// poll fetches and delivers until ctx ends.
-func (l *Loop) poll(ctx context.Context) {
-	for ctx.Err() == nil {
-		l.mu.Lock()
-		commands := l.commands
-		l.commands = nil
-		pollCtx, wake := context.WithCancel(ctx)
-		l.wake = wake
-		l.mu.Unlock()
-		// A command that comes from here on ends the poll below, which then returns at once.
-		for _, c := range commands {
-			c()
-		}
-		fetches := l.client.PollFetches(pollCtx)
-		wake()
-		if fetches.IsClientClosed() {
-			return
-		}
-		fetches.EachError(l.fetchError)
-		fetches.EachPartition(func(fp kgo.FetchTopicPartition) {
-			if len(fp.Records) == 0 {
-				return
-			}
-			l.mu.Lock()
-			p := l.parts[TopicPartition{fp.Topic, fp.Partition}]
-			l.mu.Unlock()
-			if p != nil {
-				p.deliver(fp)
-			}
-		})
-	}
-}
-
-// command has fn run by the polling goroutine, between two polls. l.mu is held.
-func (l *Loop) command(fn func()) {
-	l.commands = append(l.commands, fn)
-	if l.wake != nil {
-		l.wake()
-	}
-}
 
 func (l *Loop) fetchError(topic string, partition int32, err error) {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
@@ -436,7 +378,7 @@ func (l *Loop) onOffsets(_ context.Context, _ *kgo.Client, resp *kmsg.OffsetFetc
 				if rp.Metadata != nil {
 					metadata = *rp.Metadata
 				}
-				p.restore(rp.Offset, metadata)
+				p.restore(rp.Offset, rp.LeaderEpoch, metadata)
 			}
 		}
 	}
@@ -501,12 +443,14 @@ func (l *Loop) giveUp(ps []*partition, until time.Time, commit bool) {
 		return
 	}
 	l.mu.Lock()
+	gone := make([]*partition, 0, len(ps))
 	for _, p := range ps {
 		if l.parts[p.tp] == p {
 			delete(l.parts, p.tp)
-			l.unpause(p, pauseAll) // pauses outlive an assignment: the next one would never be fetched
+			gone = append(gone, p)
 		}
 	}
+	l.stopFetching(gone)
 	l.shareQueue()
 	l.mu.Unlock()
 	for _, p := range ps {
@@ -565,78 +509,6 @@ func (l *Loop) drain() {
 	if left > 0 {
 		l.log.Warn("consume loop: drained, with work unfinished that will be repeated", zap.Int64("records", left))
 	}
-}
-
-// Reasons for which a partition is paused. It is fetched when none holds.
-const (
-	pauseStarting = 1 << iota // its offsets are not known, or Assigned has not succeeded
-	pauseFull                 // its queue is
-	pauseDeferred             // its next record is not due
-	pauseAll      = pauseStarting | pauseFull | pauseDeferred
-)
-
-// pause and unpause keep the client's pauses in step with the reasons. l.mu is held, and p is the partition's current
-// owner: pausing for a former one would pause its successor.
-func (l *Loop) pause(p *partition, why uint8) {
-	if p.pauses == 0 {
-		l.client.PauseFetchPartitions(map[string][]int32{p.tp.Topic: {p.tp.Partition}})
-	}
-	p.pauses |= why
-}
-
-func (l *Loop) unpause(p *partition, why uint8) {
-	if p.pauses == 0 {
-		return
-	}
-	if p.pauses &^= why; p.pauses == 0 {
-		l.client.ResumeFetchPartitions(map[string][]int32{p.tp.Topic: {p.tp.Partition}})
-	}
-}
-
-// whileCurrent runs fn with l.mu held if p's records are still handed out.
-func (l *Loop) whileCurrent(p *partition, fn func()) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.parts[p.tp] == p {
-		fn()
-	}
-}
-
-// shareQueue divides QueueBytes among the partitions. l.mu is held.
-func (l *Loop) shareQueue() {
-	if len(l.parts) == 0 {
-		return
-	}
-	share := min(max(l.cfg.QueueBytes/int64(len(l.parts)), minQueue), maxQueue)
-	for _, p := range l.parts {
-		p.queueHigh.Store(share)
-	}
-}
-
-// activate lets a prepared partition be fetched. It runs between two polls.
-func (l *Loop) activate(p *partition) {
-	l.whileCurrent(p, func() {
-		l.shareQueue()
-		if from, dropped := p.activate(); dropped {
-			l.seek(p, from)
-		}
-		l.unpause(p, pauseStarting)
-	})
-}
-
-// rewind seeks back to a record that was fetched and is not due. It runs between two polls, so that nothing that was
-// fetched before it can be delivered after it.
-func (l *Loop) rewind(p *partition, to int64) {
-	l.whileCurrent(p, func() {
-		l.seek(p, to)
-		p.rewound(to)
-	})
-}
-
-// seek sets the client's position, while l.mu keeps the partition from being revoked. Without an epoch: the position is
-// ours, not one that a leader is to be asked about.
-func (l *Loop) seek(p *partition, to int64) {
-	l.client.SetOffsets(map[string]map[int32]kgo.EpochOffset{p.tp.Topic: {p.tp.Partition: {Epoch: -1, Offset: to}}})
 }
 
 // startOffset asks where the partition's log begins, until there is an answer or ctx ends.

@@ -36,6 +36,18 @@ type bed struct {
 	group    []kgo.Opt // for members, besides
 	client   *kgo.Client
 	log      *zap.Logger
+	apart    func(string) bool // for members
+}
+
+// eachReader runs a test in a bubble for both ways of reading: by the group's client, and by one apart.
+func eachReader(t *testing.T, test func(t *testing.T, apart func(string) bool)) {
+	t.Helper()
+	for name, apart := range map[string]func(string) bool{"grouped": nil, "apart": func(string) bool { return true }} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) { test(t, apart) })
+		})
+	}
 }
 
 func newBed(t *testing.T, opts ...kfake.Opt) *bed {
@@ -107,7 +119,7 @@ type member struct {
 func (b *bed) member(change func(*LoopConfig, *member)) *member {
 	b.t.Helper()
 	m := &member{b: b, end: make(chan error, 1), got: make(map[TopicPartition][]int64), wire: wire{to: b.dialFn}}
-	cfg := LoopConfig{Config: b.cfg, Log: b.log, Group: "g", Topics: []string{"t"}, Options: append([]kgo.Opt{kgo.Dialer(m.wire.dial)}, b.group...),
+	cfg := LoopConfig{Config: b.cfg, Log: b.log, Group: "g", Topics: []string{"t"}, Apart: b.apart, Options: append([]kgo.Opt{kgo.Dialer(m.wire.dial)}, b.group...),
 		Handle:      func(_ context.Context, t *Task) { m.add(t) },
 		LostRecords: func(l Loss) { m.mu.Lock(); defer m.mu.Unlock(); m.losses = append(m.losses, l) },
 		Lost:        func(tp TopicPartition) { m.mu.Lock(); defer m.mu.Unlock(); m.lost = append(m.lost, tp) },
@@ -237,8 +249,9 @@ func (b *bed) committed(topic string, p int32) kfake.GroupCommit {
 
 func TestLoopRepeatsOnlyWhatIsIncomplete(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	eachReader(t, func(t *testing.T, apart func(string) bool) {
 		b := newBed(t, kfake.SeedTopics(1, "t"))
+		b.apart = apart
 		b.produce("t", 0, 20)
 		m := b.member(nil)
 		b.until("all are handed out", func() bool { return len(m.offsets("t", 0)) == 20 })
@@ -270,8 +283,9 @@ func TestLoopRepeatsOnlyWhatIsIncomplete(t *testing.T) {
 
 func TestLoopCommitsOnDrain(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	eachReader(t, func(t *testing.T, apart func(string) bool) {
 		b := newBed(t, kfake.SeedTopics(1, "t"))
+		b.apart = apart
 		b.produce("t", 0, 3)
 		m := b.member(func(c *LoopConfig, _ *member) { c.CommitEvery = time.Hour })
 		b.until("all are handed out", func() bool { return len(m.offsets("t", 0)) == 3 })
@@ -323,8 +337,9 @@ func TestLoopDrainIsBounded(t *testing.T) {
 
 func TestLoopDefers(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	eachReader(t, func(t *testing.T, apart func(string) bool) {
 		b := newBed(t, kfake.SeedTopics(1, "t"))
+		b.apart = apart
 		b.produce("t", 0, 500)
 		type handed struct {
 			offset int64
@@ -374,8 +389,9 @@ func TestLoopDefers(t *testing.T) {
 // A partition that is taken away while it waits is taken over, and one that comes back is not paused for ever.
 func TestLoopDeferAcrossRebalance(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	eachReader(t, func(t *testing.T, apart func(string) bool) {
 		b := newBed(t, kfake.SeedTopics(2, "t"))
+		b.apart = apart
 		b.produce("t", 0, 5)
 		b.produce("t", 1, 5)
 		began := time.Now()
@@ -406,8 +422,9 @@ func TestLoopDeferAcrossRebalance(t *testing.T) {
 
 func TestLoopBackpressure(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	eachReader(t, func(t *testing.T, apart func(string) bool) {
 		b := newBed(t, kfake.SeedTopics(2, "t"))
+		b.apart = apart
 		random := rand.NewChaCha8([32]byte{}) // what doesn't compress: fetches are bounded packed, queues are counted unpacked
 		for range 20 {                        // 40 MB in all
 			var rs []*kgo.Record
@@ -453,8 +470,9 @@ func TestLoopBackpressure(t *testing.T) {
 // One record that is never done lets the window fill, no further; then everything goes on.
 func TestLoopWindowFull(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	eachReader(t, func(t *testing.T, apart func(string) bool) {
 		b := newBed(t, kfake.SeedTopics(1, "t"))
+		b.apart = apart
 		b.produce("t", 0, 1000)
 		m := b.member(func(c *LoopConfig, m *member) {
 			c.Window.Offsets = 100
@@ -574,8 +592,9 @@ func TestLoopRebalanceLosesNothing(t *testing.T) {
 // A partition that is taken away while work takes longer than RevokeTimeout: its late results count for nothing.
 func TestLoopLateResults(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	eachReader(t, func(t *testing.T, apart func(string) bool) {
 		b := newBed(t, kfake.SeedTopics(2, "t"))
+		b.apart = apart
 		b.produce("t", 0, 3)
 		b.produce("t", 1, 3)
 		m1 := b.member(nil)
@@ -606,12 +625,12 @@ func TestLoopLateResults(t *testing.T) {
 
 func TestLoopBrokerAway(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	eachReader(t, func(t *testing.T, apart func(string) bool) {
 		vnet := new(kfake.VirtualNetwork)
 		log := zap.NewNop()
 		dir := t.TempDir()
 		b := &bed{t: t, patience: 10 * time.Minute, log: log, cfg: Config{Brokers: []string{"localhost:9092"}},
-			dial: kgo.Dialer(dialer(vnet)), dialFn: dialer(vnet)}
+			dial: kgo.Dialer(dialer(vnet)), dialFn: dialer(vnet), apart: apart}
 		start := func() {
 			var err error
 			b.cluster, err = kfake.NewCluster(kfake.NumBrokers(1), kfake.Ports(9092), kfake.ListenFn(vnet.Listen), kfake.SeedTopics(1, "t"), kfake.DataDir(dir))
@@ -658,8 +677,9 @@ func TestLoopBrokerAway(t *testing.T) {
 
 func TestLoopReportsLostRecords(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	eachReader(t, func(t *testing.T, apart func(string) bool) {
 		b := newBed(t, kfake.SeedTopics(1, "t"))
+		b.apart = apart
 		b.log = zap.NewNop()
 		b.produce("t", 0, 10)
 		m := b.member(nil)
@@ -682,8 +702,9 @@ func TestLoopReportsLostRecords(t *testing.T) {
 		b.until("the commit", func() bool { return b.committed("t", 0).Offset == 20 })
 		m.leave()
 	})
-	synctest.Test(t, func(t *testing.T) { // all of them, with nothing after
+	eachReader(t, func(t *testing.T, apart func(string) bool) { // all of them, with nothing after
 		b := newBed(t, kfake.SeedTopics(1, "t"))
+		b.apart = apart
 		b.log = zap.NewNop()
 		b.produce("t", 0, 10)
 		m := b.member(nil)
@@ -707,8 +728,9 @@ func TestLoopReportsLostRecords(t *testing.T) {
 // A transaction's markers and aborted records are gaps.
 func TestLoopGaps(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	eachReader(t, func(t *testing.T, apart func(string) bool) {
 		b := newBed(t, kfake.SeedTopics(1, "t"))
+		b.apart = apart
 		tx, err := kgo.NewClient(kgo.SeedBrokers(b.cfg.Brokers...), b.dial, kgo.TransactionalID("x"), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.DisableClientMetrics())
 		require.NoError(t, err)
 		for _, commit := range []kgo.TransactionEndTry{kgo.TryCommit, kgo.TryAbort, kgo.TryCommit} {
@@ -741,8 +763,9 @@ func TestLoopGaps(t *testing.T) {
 // A log that was cut, or a topic made anew, is read again; what is then done of the old one is not committed.
 func TestLoopTruncatedLog(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	eachReader(t, func(t *testing.T, apart func(string) bool) {
 		b := newBed(t, kfake.SeedTopics(1, "t"))
+		b.apart = apart
 		b.log = zap.NewNop()
 		b.produce("t", 0, 10)
 		m := b.member(nil)
@@ -781,8 +804,9 @@ func TestLoopTruncatedLog(t *testing.T) {
 // Assigned runs before the first record, is repeated until it succeeds, and holds only its own partition up.
 func TestLoopAssigned(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	eachReader(t, func(t *testing.T, apart func(string) bool) {
 		b := newBed(t, kfake.SeedTopics(2, "t"))
+		b.apart = apart
 		b.log = zap.NewNop()
 		b.produce("t", 0, 3)
 		b.produce("t", 1, 3)

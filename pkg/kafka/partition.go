@@ -12,8 +12,9 @@ import (
 
 // partition is one assignment of a partition to this member: assigned again, it is another one.
 type partition struct {
-	l  *Loop
-	tp TopicPartition
+	l      *Loop
+	tp     TopicPartition
+	reader *reader
 
 	workCtx context.Context // for work in hand: ends when the partition is lost
 	cancel  context.CancelFunc
@@ -25,10 +26,12 @@ type partition struct {
 	ended     chan struct{} // closed when the worker has ended
 	queueHigh atomic.Int64  // bytes from which on fetching pauses; it goes on at half
 	pauses    uint8         // guarded by Loop.mu
+	added     bool          // the client that reads apart knows it; guarded by Loop.mu
 
 	mu        sync.Mutex
 	pressed   pressed
 	committed int64 // what the group had committed when it was assigned; -1 for none
+	epoch     int32 // the leader epoch of that; -1 for none
 	known     bool  // restore has been called
 	active    bool  // what is polled is ours
 	dropped   bool  // something was polled before it was active
@@ -65,7 +68,7 @@ type epochMark struct {
 }
 
 func newPartition(l *Loop, tp TopicPartition) *partition {
-	p := &partition{l: l, tp: tp, committed: -1, next: -1, window: NewWindow(l.cfg.Window.Offsets),
+	p := &partition{l: l, tp: tp, reader: l.readerOf(tp.Topic), committed: -1, epoch: -1, next: -1, window: NewWindow(l.cfg.Window.Offsets),
 		offsets: make(chan struct{}), wake: make(chan struct{}, 1), ended: make(chan struct{})}
 	p.queueHigh.Store(minQueue)
 	p.workCtx, p.cancel = context.WithCancel(context.Background())
@@ -74,7 +77,7 @@ func newPartition(l *Loop, tp TopicPartition) *partition {
 }
 
 // restore begins the window where the group has committed.
-func (p *partition) restore(committed int64, metadata string) {
+func (p *partition) restore(committed int64, epoch int32, metadata string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.active { // asked again while in use: what we know is newer
@@ -85,7 +88,7 @@ func (p *partition) restore(committed int64, metadata string) {
 			p.l.log.Info("commit metadata is not ours or damaged: records completed out of order are repeated",
 				zap.Stringer("partition", p.tp), zap.Int64("offset", committed))
 		}
-		p.committed, p.next = committed, committed
+		p.committed, p.next, p.epoch = committed, committed, epoch
 	}
 	if !p.known {
 		p.known = true
@@ -99,7 +102,7 @@ func (p *partition) work() {
 	if !p.prepare() {
 		return
 	}
-	p.l.whileCurrent(p, func() { p.l.command(func() { p.l.activate(p) }) })
+	p.l.whileCurrent(p, func() { p.l.command(p, func() { p.l.activate(p) }) })
 	for {
 		t := p.take()
 		if t == nil {
@@ -164,11 +167,11 @@ func (p *partition) prepare() bool {
 
 // activate takes what is polled from now on for ours. It tells where reading begins, and whether something was polled
 // before that may have been ours too.
-func (p *partition) activate() (from int64, dropped bool) {
+func (p *partition) activate() (from kgo.EpochOffset, dropped bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.active = true
-	return p.next, p.dropped
+	return kgo.EpochOffset{Epoch: p.epoch, Offset: p.next}, p.dropped
 }
 
 // rewound ends the dropping of what was fetched before a seek.
@@ -376,7 +379,7 @@ func (p *partition) wait(t *Task, until time.Time) bool {
 	if rewinding {
 		p.l.whileCurrent(p, func() {
 			p.l.pause(p, pauseDeferred)
-			p.l.command(func() { p.l.rewind(p, t.Record.Offset) })
+			p.l.command(p, func() { p.l.rewind(p, t.Record.Offset) })
 		})
 	}
 	p.l.meters.deferred.Add(context.Background(), 1, p.l.meters.topic(p.tp.Topic))

@@ -34,11 +34,11 @@ func fetched(from, to int64) kgo.FetchTopicPartition {
 func TestPartitionDropsWhatIsPolledBeforeItIsActive(t *testing.T) {
 	t.Parallel()
 	p := lonely(t)
-	p.restore(5, "")
+	p.restore(5, -1, "")
 	p.deliver(fetched(40, 50))
 	from, dropped := p.activate()
 	require.True(t, dropped, "it is to be sought back")
-	require.EqualValues(t, 5, from)
+	require.EqualValues(t, 5, from.Offset)
 	p.deliver(fetched(5, 7))
 	require.EqualValues(t, 5, p.take().Record.Offset)
 	require.EqualValues(t, 6, p.take().Record.Offset)
@@ -49,7 +49,7 @@ func TestPartitionDropsWhatIsPolledBeforeItIsActive(t *testing.T) {
 func TestPartitionDropsWhatIsPolledBeforeTheSeek(t *testing.T) {
 	t.Parallel()
 	p := lonely(t)
-	p.restore(0, "")
+	p.restore(0, -1, "")
 	p.activate()
 	p.deliver(fetched(0, 10))
 	p.take().Done()
@@ -78,7 +78,7 @@ func TestPartitionDropsWhatIsPolledBeforeTheSeek(t *testing.T) {
 func TestPartitionRestartVoidsOldWork(t *testing.T) {
 	t.Parallel()
 	p := lonely(t)
-	p.restore(0, "")
+	p.restore(0, -1, "")
 	p.activate()
 	p.deliver(fetched(0, 10))
 	old := []*Task{p.take(), p.take(), p.take()}
@@ -101,7 +101,7 @@ func TestPartitionRestartVoidsOldWork(t *testing.T) {
 func TestPartitionCommitEpoch(t *testing.T) {
 	t.Parallel()
 	p := lonely(t)
-	p.restore(0, "")
+	p.restore(0, -1, "")
 	p.activate()
 	batch := fetched(0, 6)
 	for i, r := range batch.Records {

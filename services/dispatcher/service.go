@@ -165,7 +165,9 @@ func (s *Service) newLoop(ctx context.Context) (*kafka.Loop, error) {
 	}
 	loop, err := kafka.NewLoop(kafka.LoopConfig{
 		Config: s.cfg.Config, Log: s.log, Meter: s.meter, Group: Group, Topics: names,
-		Balancer:    kafka.ColocatingBalancer(),
+		Balancer: kafka.ColocatingBalancer(),
+		// So that a flood of retries never holds up a first attempt.
+		Apart:       func(name string) bool { return s.sources[name].kind != fromLane },
 		Window:      kafka.WindowConfig{Offsets: s.cfg.WindowOffsets, Bytes: s.cfg.WindowBytes},
 		CommitEvery: s.cfg.CommitInterval, DrainTimeout: s.cfg.DrainTimeout, RevokeTimeout: s.cfg.RevokeTimeout,
 		Assigned: s.owned.assigned, Lost: s.lost, Handle: s.handle,
