@@ -66,6 +66,7 @@ var refused = []ipRange{
 
 var (
 	nat64      = netip.MustParsePrefix("64:ff9b::/96")
+	localNAT64 = netip.MustParsePrefix("64:ff9b:1::/48")
 	compatible = netip.MustParsePrefix("::/96")
 	translated = netip.MustParsePrefix("::ffff:0:0:0/96")
 	sixToFour  = netip.MustParsePrefix("2002::/16")
@@ -75,52 +76,71 @@ var (
 // CheckAddr returns nil where a connection to a is allowed and a *BlockedError otherwise. With allowPrivate, private,
 // loopback, shared and test networks are allowed; link-local, metadata, multicast, unspecified and reserved addresses
 // never are. An IPv6 address that carries an IPv4 address (mapped, compatible, NAT64, 6to4, ISATAP) is also judged by that
-// one: a translator on the way would connect to it.
+// one, wherever it lies: a translator on the way would connect to it.
 func CheckAddr(a netip.Addr, allowPrivate bool) error {
 	if !a.IsValid() {
 		return &BlockedError{Addr: a, Reason: "not an address"}
 	}
 	plain := a.WithZone("").Unmap()
+	own := false // a network that AllowPrivate opens
 	for _, r := range refused {
 		if r.prefix.Contains(plain) {
-			if r.local && allowPrivate {
-				return nil
+			if !r.local || !allowPrivate {
+				return &BlockedError{Addr: a, Reason: r.reason}
 			}
-			return &BlockedError{Addr: a, Reason: r.reason}
+			own = true
+			break
 		}
 	}
-	if plain.Is4() {
+	if plain.Is4() || plain == netip.IPv6Loopback() {
 		return nil
 	}
-	if inner, how, ok := embedded(plain); ok {
-		if err := CheckAddr(inner, allowPrivate); err != nil {
-			return &BlockedError{Addr: a, Reason: how + " of " + inner.String()}
+	for _, inner := range embedded(plain) {
+		if err := CheckAddr(inner.addr, allowPrivate); err != nil {
+			return &BlockedError{Addr: a, Reason: inner.how + " of " + inner.addr.String()}
 		}
-		return nil
+		own = true
 	}
-	if !globalV6.Contains(plain) {
+	if !own && !globalV6.Contains(plain) {
 		return &BlockedError{Addr: a, Reason: "not global unicast"}
 	}
 	return nil
 }
 
-// embedded returns the IPv4 address inside an IPv6 one, and the name of the form.
-func embedded(a netip.Addr) (netip.Addr, string, bool) {
+// inner is an IPv4 address inside an IPv6 one, and the name of the form.
+type inner struct {
+	addr netip.Addr
+	how  string
+}
+
+// embedded returns what IPv4 addresses an IPv6 address may carry.
+func embedded(a netip.Addr) []inner {
 	b := a.As16()
 	last := netip.AddrFrom4([4]byte(b[12:16]))
 	switch {
 	case nat64.Contains(a):
-		return last, "NAT64", true
+		return []inner{{last, "NAT64"}}
+	case localNAT64.Contains(a):
+		// RFC 6052 puts it behind a prefix of 48 bits around the ninth byte, or behind one of 96 bits at the end; which, only
+		// the network knows. A part that is not used is zero.
+		middle := netip.AddrFrom4([4]byte{b[6], b[7], b[9], b[10]})
+		switch none := netip.IPv4Unspecified(); {
+		case middle == none:
+			return []inner{{last, "NAT64"}}
+		case last == none:
+			return []inner{{middle, "NAT64"}}
+		}
+		return []inner{{last, "NAT64"}, {middle, "NAT64"}}
 	case compatible.Contains(a):
-		return last, "IPv4-compatible form", true
+		return []inner{{last, "IPv4-compatible form"}}
 	case translated.Contains(a):
-		return last, "IPv4-translated form", true
+		return []inner{{last, "IPv4-translated form"}}
 	case sixToFour.Contains(a):
-		return netip.AddrFrom4([4]byte(b[2:6])), "6to4", true
+		return []inner{{netip.AddrFrom4([4]byte(b[2:6])), "6to4"}}
 	}
 	// ISATAP (RFC 5214): the interface identifier is 0000:5efe or 0200:5efe and the IPv4 address.
 	if id := binary.BigEndian.Uint32(b[8:12]); id == 0x00005efe || id == 0x02005efe {
-		return last, "ISATAP", true
+		return []inner{{last, "ISATAP"}}
 	}
-	return netip.Addr{}, "", false
+	return nil
 }

@@ -25,7 +25,7 @@ func TestCheckAddr(t *testing.T) {
 		"192.0.2.1": local, "198.51.100.7": local, "203.0.113.9": local, "198.18.0.1": local, "198.19.255.255": local,
 		"::1": local, "fc00::1": local, "fd12:3456::1": local, "fec0::1": local, "2001:db8::1": local, "3fff::1": local, "2001:2::1": local,
 		"::ffff:127.0.0.1": local, "::ffff:10.0.0.1": local, "64:ff9b::10.0.0.1": local, "2002:7f00:0001::1": local, "2002:c0a8:0101::": local,
-		"::ffff:0:10.0.0.1": local, "2606:4700::5efe:192.168.0.1": local, "2606:4700::200:5efe:10.0.0.1": local, "64:ff9b:1::1": local,
+		"::ffff:0:10.0.0.1": local, "2606:4700::5efe:192.168.0.1": local, "2606:4700::200:5efe:10.0.0.1": local, "64:ff9b:1::10.0.0.1": local,
 
 		"0.0.0.0": refused, "0.1.2.3": refused, "169.254.169.254": refused, "169.254.0.1": refused, "168.63.129.16": refused,
 		"100.100.100.200": refused, "192.0.0.192": refused, "192.0.0.1": refused, "192.88.99.1": refused,
@@ -34,6 +34,10 @@ func TestCheckAddr(t *testing.T) {
 		"::ffff:169.254.169.254": refused, "64:ff9b::169.254.169.254": refused, "2002:a9fe:a9fe::1": refused, "::169.254.169.254": refused,
 		"::ffff:0.0.0.0": refused, "2001::1": refused, "2001:20::1": refused, "100::1": refused, "5f00::1": refused, "4000::1": refused,
 		"::ffff:0:169.254.169.254": refused, "2606:4700::5efe:169.254.169.254": refused,
+		// A network of one's own is no way around what is never an endpoint.
+		"fd12::5efe:169.254.169.254": refused, "fc00::200:5efe:100.100.100.200": refused, "fd12::5efe:192.168.1.1": local,
+		"64:ff9b:1::169.254.169.254": refused, "64:ff9b:1:a9fe:a9:fe00::": refused, "64:ff9b:1:c0a8:1:100::": local,
+		"64:ff9b:1:a9fe:a9:fe00:a00:1": refused, "64:ff9b:1::8.8.8.8": local,
 	} {
 		a := netip.MustParseAddr(addr)
 		for _, allowPrivate := range []bool{false, true} {

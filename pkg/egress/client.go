@@ -6,40 +6,12 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 )
-
-// Config is what an operator decides about outbound connections.
-type Config struct {
-	AllowPrivate bool   `config:"ALLOW_PRIVATE_ENDPOINTS" default:"false" doc:"let endpoints resolve to private and loopback addresses"`
-	AllowHTTP    bool   `config:"ALLOW_HTTP_ENDPOINTS" default:"false" doc:"let endpoints use plain http"`
-	Proxy        string `config:"EGRESS_PROXY" default:"" secret:"true" doc:"http:// or https:// URL of a CONNECT proxy for every outbound connection; HTTP_PROXY and its kin are ignored"`
-}
-
-// Validate returns the faults of the configuration, in words.
-func (c Config) Validate() []string {
-	if _, err := c.proxyURL(); err != nil {
-		return []string{"EGRESS_PROXY: " + err.Error()}
-	}
-	return nil
-}
-
-func (c Config) proxyURL() (*url.URL, error) {
-	if c.Proxy == "" {
-		return nil, nil
-	}
-	u, err := url.Parse(c.Proxy)
-	if err != nil {
-		// The text of the error would repeat the password.
-		return nil, errors.New("not a URL")
-	}
-	if (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" {
-		return nil, errors.New("must be http://host:port or https://host:port")
-	}
-	return u, nil
-}
 
 // Options complete a Config with what the caller knows about its own traffic.
 type Options struct {
@@ -59,60 +31,80 @@ type Options struct {
 	PingAfter time.Duration
 	// Resolver is net.DefaultResolver where nil.
 	Resolver Resolver
-	// TLS holds further TLS settings, such as roots of one's own. The least version is raised to 1.2.
+	// TLS holds further TLS settings, such as roots of one's own. The least version is raised to that of the Config, and
+	// certificates are always checked.
 	TLS *tls.Config
-	// Certificate is shown to endpoints that ask for one, never to the proxy. Who it belongs to must have a client of
-	// its own: a connection that was opened with it speaks for its owner as long as it lasts.
-	Certificate *tls.Certificate
 }
 
 // Client sends requests to addresses that it has checked. It follows no redirects, keeps no cookies, ignores the
 // proxies of the environment and never decompresses. It is safe for concurrent use.
 type Client struct {
+	opts      Options
+	dialer    *dialer
+	tls       *tls.Config
 	transport *http.Transport
 	http1     *http1
-	allowHTTP bool
 
 	mu    sync.RWMutex
 	plain map[string]struct{} // https hosts that answered over HTTP/1.1
 }
 
-// NewClient returns a client. Its connections are closed by Close.
+// NewClient returns a client. Its connections are closed by Close. The error is one of the configuration.
 func NewClient(o Options) (*Client, error) {
 	proxy, err := o.proxyURL()
 	if err != nil {
 		return nil, fmt.Errorf("egress proxy: %w", err)
 	}
-	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12}
+	sources, err := o.sources()
+	if err != nil {
+		return nil, fmt.Errorf("egress source address: %w", err)
+	}
+	tlsConfig := &tls.Config{} //nolint:gosec // the version is set below
 	if o.TLS != nil {
 		tlsConfig = o.TLS.Clone()
-		tlsConfig.MinVersion = max(tlsConfig.MinVersion, tls.VersionTLS12)
+	}
+	tlsConfig.MinVersion = max(tlsConfig.MinVersion, o.minTLS())
+	tlsConfig.InsecureSkipVerify = false
+	if tlsConfig.RootCAs, err = o.roots(tlsConfig.RootCAs); err != nil {
+		return nil, fmt.Errorf("egress certificate authorities: %w", err)
 	}
 	if tlsConfig.ClientSessionCache == nil {
 		tlsConfig.ClientSessionCache = tls.NewLRUClientSessionCache(1024)
 	}
 	proxyTLS := tlsConfig.Clone()
 	proxyTLS.NextProtos = []string{"http/1.1"} // what CONNECT is sent in
-	if o.Certificate != nil {
-		tlsConfig.Certificates = []tls.Certificate{*o.Certificate}
-		// A session that is resumed is the certificate's as well.
-		tlsConfig.ClientSessionCache = tls.NewLRUClientSessionCache(64)
-	}
 	d := &dialer{
-		resolver: o.Resolver, allowPrivate: o.AllowPrivate, proxy: proxy, proxyTLS: proxyTLS,
+		resolver: o.Resolver, allowPrivate: o.AllowPrivate, proxy: proxy, proxyTLS: proxyTLS, sources: sources,
 		net:     net.Dialer{KeepAlive: 30 * time.Second},
+		room:    newRoom(o.maxConnections()),
 		timeout: orDuration(o.DialTimeout, 10*time.Second),
 	}
 	if d.resolver == nil {
 		d.resolver = net.DefaultResolver
 	}
+	return newClient(o, d, tlsConfig), nil
+}
+
+// WithCertificate returns a client that shows a certificate to endpoints that ask for one, never to the proxy. Who it
+// belongs to must have a client of its own: a connection that was opened with it speaks for its owner as long as it lasts.
+// It keeps up to idle connections, and shares with c all settings and the bound on open ones. It has a Close of its own.
+func (c *Client) WithCertificate(certificate tls.Certificate, idle int) *Client {
+	o := c.opts
+	o.MaxIdlePerHost, o.MaxIdle = idle, idle // there is one endpoint, or a few
+	tlsConfig := c.tls.Clone()
+	tlsConfig.Certificates = []tls.Certificate{certificate}
+	// A session that is resumed is the certificate's as well.
+	tlsConfig.ClientSessionCache = tls.NewLRUClientSessionCache(64)
+	return newClient(o, c.dialer, tlsConfig)
+}
+
+func newClient(o Options, d *dialer, tlsConfig *tls.Config) *Client {
 	perHost := int(orInt64(int64(o.MaxIdlePerHost), 4))
 	total := max(int(orInt64(int64(o.MaxIdle), 1024)), perHost)
-	return &Client{
-		allowHTTP: o.AllowHTTP,
-		plain:     map[string]struct{}{},
+	c := &Client{
+		opts: o, dialer: d, tls: tlsConfig, plain: map[string]struct{}{},
 		http1: &http1{
-			dial: d.DialContext, tls: tlsConfig, perHost: perHost, total: total,
+			dial: d.DialContext, tls: tlsConfig, perHost: perHost, total: total, crowded: d.room.full,
 			maxHeader: orInt64(o.MaxHeaderBytes, 64<<10), idle: map[string][]*h1Conn{},
 		},
 		transport: &http.Transport{
@@ -124,7 +116,7 @@ func NewClient(o Options) (*Client, error) {
 			DisableCompression:     true,
 			MaxIdleConns:           total,
 			MaxIdleConnsPerHost:    perHost,
-			IdleConnTimeout:        90 * time.Second,
+			IdleConnTimeout:        idleTimeout,
 			MaxResponseHeaderBytes: orInt64(o.MaxHeaderBytes, 64<<10),
 			ExpectContinueTimeout:  time.Second,
 			ReadBufferSize:         4 << 10,
@@ -133,8 +125,14 @@ func NewClient(o Options) (*Client, error) {
 				SendPingTimeout: orDuration(o.PingAfter, 10*time.Second), PingTimeout: orDuration(o.PingAfter, 10*time.Second),
 			},
 		},
-	}, nil
+	}
+	d.room.join(c)
+	return c
 }
+
+// MaxConnections is how many connections may be open at once, idle ones and those of clients made from c included. More
+// requests than that wait for each other.
+func (c *Client) MaxConnections() int { return cap(c.dialer.room.slots) }
 
 func orInt64(v, otherwise int64) int64 {
 	if v > 0 {
@@ -156,14 +154,30 @@ func (c *Client) CheckURL(u *url.URL) error {
 	switch {
 	case u == nil || u.Hostname() == "":
 		return &Error{ClassInvalid, "request", errors.New("the URL has no host")}
-	case u.Scheme == "http" && !c.allowHTTP:
+	case u.Scheme == "http" && !c.opts.AllowHTTP:
 		return &Error{ClassInvalid, "request", errors.New("plain http is not allowed")}
 	case u.Scheme != "http" && u.Scheme != "https":
 		return &Error{ClassInvalid, "request", fmt.Errorf("the scheme %q is not https", u.Scheme)}
 	case u.User != nil:
 		return &Error{ClassInvalid, "request", errors.New("the URL holds a user name")}
+	case oddNumber(u.Hostname()):
+		return &Error{ClassInvalid, "request", errors.New("the host is neither a name nor an address in its usual spelling")}
 	}
 	return nil
+}
+
+// oddNumber says whether a host is no name because its last part is a number (RFC 3696, and what browsers go by), and yet
+// no address as this package reads it: 127.1, 0177.0.0.1, 2130706433 or 0x7f.1, which some resolvers take for addresses.
+func oddNumber(host string) bool {
+	if _, err := netip.ParseAddr(host); err == nil {
+		return false
+	}
+	last := strings.TrimSuffix(host, ".")
+	last = strings.ToLower(last[strings.LastIndexByte(last, '.')+1:])
+	if hex, ok := strings.CutPrefix(last, "0x"); ok {
+		return strings.Trim(hex, "0123456789abcdef") == ""
+	}
+	return strings.Trim(last, "0123456789") == ""
 }
 
 // roundTrip sends one request through the transport and returns its answer, of whatever status. The request's context bounds
@@ -182,6 +196,7 @@ func (c *Client) roundTrip(req *http.Request) (*http.Response, error) {
 
 // Close closes the idle connections.
 func (c *Client) Close() {
+	c.dialer.room.leave(c)
 	c.transport.CloseIdleConnections()
 	c.http1.close()
 }

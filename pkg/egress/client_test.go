@@ -286,7 +286,7 @@ func TestProxyIsAskedForTheCheckedAddress(t *testing.T) {
 	if _, _, err := get(t, refusing, "https://example.com/"); egress.ClassOf(err) != egress.ClassProxy {
 		t.Errorf("got %v, want proxy", err)
 	}
-	for _, bad := range []string{"socks5://127.0.0.1:1", "://", "http://"} {
+	for _, bad := range []string{"ftp://127.0.0.1:1", "socks5h://127.0.0.1:1", "://", "http://", "http://a:0", "http://a/path", "socks5://user@a:1"} {
 		if faults := (egress.Config{Proxy: bad}).Validate(); len(faults) != 1 {
 			t.Errorf("%q: %v", bad, faults)
 		}
@@ -321,10 +321,12 @@ func TestTheProxyGetsNoClientCertificate(t *testing.T) {
 	roots.AddCert(endpoint.Certificate())
 	roots.AddCert(through.Certificate())
 	o := egress.Options{
-		Config: egress.Config{AllowPrivate: true, Proxy: through.URL}, TLS: &tls.Config{RootCAs: roots}, Certificate: &pair,
+		Config: egress.Config{AllowPrivate: true, Proxy: through.URL}, TLS: &tls.Config{RootCAs: roots},
 		Resolver: &names{answers: map[string][][]netip.Addr{"example.com": {addrs("127.0.0.1")}}},
 	}
-	if _, body, err := get(t, newClient(t, o), "https://example.com:"+portOf(t, endpoint)); body != "sub_1" || err != nil {
+	certified := newClient(t, o).WithCertificate(pair, 1)
+	t.Cleanup(certified.Close)
+	if _, body, err := get(t, certified, "https://example.com:"+portOf(t, endpoint)); body != "sub_1" || err != nil {
 		t.Errorf("the endpoint saw %q: %v", body, err)
 	}
 	if got := who(<-asked); got != "nobody" {

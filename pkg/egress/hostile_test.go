@@ -273,3 +273,154 @@ func TestExchangeSaysNoFarewellToWhoReadsNothing(t *testing.T) {
 		}
 	}
 }
+
+// dribble writes the bytes one by one, and goes on with the last for as long as they are taken.
+func dribble(conn net.Conn, answer string) {
+	for i := 0; ; i = min(i+1, len(answer)-1) {
+		if _, err := io.WriteString(conn, answer[i:i+1]); err != nil {
+			return
+		}
+	}
+}
+
+// An endpoint that never stops answering, byte by byte, is cut off at the timeout, or at the limit of its headers.
+func TestExchangeEndsWithWhoeverDribbles(t *testing.T) {
+	const slow = "HTTP/1.1 200 OK\r\nX: y"
+	slowly := func(conn net.Conn) {
+		for i := 0; ; i = min(i+1, len(slow)-1) {
+			if _, err := io.WriteString(conn, slow[i:i+1]); err != nil {
+				return
+			}
+			select {
+			case <-t.Context().Done():
+				return
+			case <-time.After(5 * time.Millisecond):
+			}
+		}
+	}
+	c := newClient(t, egress.Options{Config: egress.Config{AllowPrivate: true, AllowHTTP: true}, MaxHeaderBytes: 8 << 10})
+	for name, test := range map[string]struct {
+		answer func(net.Conn)
+		class  egress.Class
+		status int
+	}{
+		"headers, slowly": {slowly, egress.ClassTimeout, 0},
+		"endless headers": {func(conn net.Conn) { dribble(conn, "HTTP/1.1 200 OK\r\nX: y") }, egress.ClassProtocol, 0},
+		"endless hints": {func(conn net.Conn) {
+			for {
+				if _, err := io.WriteString(conn, "HTTP/1.1 103 Early Hints\r\n\r\n"); err != nil {
+					return
+				}
+			}
+		}, egress.ClassProtocol, 0},
+		"a body, slowly": {func(conn net.Conn) {
+			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+			slowly(conn)
+		}, egress.ClassTimeout, 200},
+		"chunks, slowly": {func(conn net.Conn) {
+			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffff\r\n")
+			slowly(conn)
+		}, egress.ClassTimeout, 200},
+	} {
+		t.Run(name, func(t *testing.T) {
+			// The raw server's own goroutine ends when the client closes the connection: the test would hang otherwise.
+			ended := make(chan struct{})
+			target := raw(t, func(conn net.Conn) {
+				defer close(ended)
+				test.answer(conn)
+			})
+			timeout := 30 * time.Second
+			if test.class == egress.ClassTimeout {
+				timeout = 100 * time.Millisecond
+			}
+			a, err := c.Exchange(t.Context(), &egress.Request{Method: http.MethodPost, URL: parsed(t, target), Body: []byte("{}")}, timeout, make([]byte, 4<<10))
+			if a.Status == 0 && egress.ClassOf(err) != test.class || a.Status != test.status || a.Status != 0 && egress.ClassOf(a.Err) != test.class {
+				t.Errorf("%d %v %v, want %d and %s", a.Status, err, a.Err, test.status, test.class)
+			}
+			<-ended
+		})
+	}
+}
+
+// The same over TLS, in both versions of HTTP.
+func TestExchangeEndsWithWhoeverDribblesOverTLS(t *testing.T) {
+	for _, http2 := range []bool{false, true} {
+		ended := make(chan struct{}, 4)
+		server, _ := counted(t, http2, func(w http.ResponseWriter, r *http.Request) {
+			defer func() { ended <- struct{}{} }()
+			if r.URL.Path == "/late" {
+				<-r.Context().Done()
+				return
+			}
+			for r.Context().Err() == nil {
+				_, _ = io.WriteString(w, "x")
+				_ = http.NewResponseController(w).Flush()
+				select {
+				case <-r.Context().Done():
+				case <-time.After(5 * time.Millisecond):
+				}
+			}
+			panic(http.ErrAbortHandler) // a body that ended after all, as the connection was being closed, would be an answer
+		})
+		server.StartTLS()
+		roots := x509.NewCertPool()
+		roots.AddCert(server.Certificate())
+		c := newClient(t, egress.Options{Config: egress.Config{AllowPrivate: true}, TLS: &tls.Config{RootCAs: roots}})
+		for range 2 { // the second request over HTTP/1.1 goes another way than the first
+			a, err := c.Exchange(t.Context(), &egress.Request{Method: http.MethodPost, URL: parsed(t, server.URL)}, 200*time.Millisecond, make([]byte, 4<<10))
+			if a.Status != 200 || err != nil || egress.ClassOf(a.Err) != egress.ClassTimeout {
+				t.Errorf("HTTP/2 %v: %d %v %v", http2, a.Status, err, a.Err)
+			}
+			<-ended
+		}
+		if _, err := c.Exchange(t.Context(), &egress.Request{Method: http.MethodPost, URL: parsed(t, server.URL+"/late")}, 100*time.Millisecond, nil); egress.ClassOf(err) != egress.ClassTimeout {
+			t.Errorf("HTTP/2 %v, no headers: %v", http2, err)
+		}
+		<-ended
+	}
+}
+
+// P-12: an address in a spelling that only some resolvers know is refused before anybody is asked, and what a resolver makes of
+// one is checked all the same.
+func TestOddSpellingsOfAddresses(t *testing.T) {
+	dns := &names{answers: map[string][][]netip.Addr{}}
+	c := newClient(t, egress.Options{Config: egress.Config{AllowHTTP: true}, Resolver: dns})
+	for host, want := range map[string]egress.Class{
+		"2130706433": egress.ClassInvalid, "127.1": egress.ClassInvalid, "0177.0.0.1": egress.ClassInvalid, "0x7f000001": egress.ClassInvalid,
+		"0x7F.1": egress.ClassInvalid, "127.0.0.0x1": egress.ClassInvalid, "127.0.0.1.": egress.ClassInvalid, "0": egress.ClassInvalid,
+		"010.0.0.1": egress.ClassInvalid, "1.2.3.4.5": egress.ClassInvalid, "017700000001": egress.ClassInvalid, "169.254.43518": egress.ClassInvalid,
+		"[::ffff:127.0.0.1]": egress.ClassBlocked, "[0:0:0:0:0:ffff:a9fe:a9fe]": egress.ClassBlocked, "[fe80::1%25lo]": egress.ClassBlocked,
+		"[::ffff:127.0.0.1%25lo]": egress.ClassBlocked, "[64:ff9b::7f00:1]": egress.ClassBlocked, "0.0.0.0": egress.ClassBlocked,
+	} {
+		_, _, err := get(t, c, "http://"+host+"/")
+		if egress.ClassOf(err) != want || dns.lookups != 0 {
+			t.Errorf("%s: got %v (%s) after %d lookups, want %s", host, err, egress.ClassOf(err), dns.lookups, want)
+		}
+	}
+	for _, name := range []string{"1.example.com", "a1", "0x7f.example", "3com"} {
+		before := dns.lookups
+		if _, _, err := get(t, c, "http://"+name+"/"); egress.ClassOf(err) != egress.ClassDNS || dns.lookups != before+1 {
+			t.Errorf("%s: got %v, want it resolved", name, err)
+		}
+	}
+}
+
+// P-12: also where it comes over TLS, by either version of HTTP, a redirect is an answer and nobody is asked for its target.
+func TestRedirectsAreAnswersOverTLS(t *testing.T) {
+	for _, http2 := range []bool{false, true} {
+		var hits atomic.Int32
+		server, _ := counted(t, http2, func(w http.ResponseWriter, r *http.Request) {
+			hits.Add(1)
+			http.Redirect(w, r, "http://169.254.169.254/latest/meta-data/", http.StatusTemporaryRedirect)
+		})
+		server.StartTLS()
+		roots := x509.NewCertPool()
+		roots.AddCert(server.Certificate())
+		c := newClient(t, egress.Options{Config: egress.Config{AllowPrivate: true}, TLS: &tls.Config{RootCAs: roots}})
+		for n := range int32(2) {
+			if status, _, err := get(t, c, server.URL); status != http.StatusTemporaryRedirect || err != nil || hits.Load() != n+1 {
+				t.Errorf("HTTP/2 %v: got %d %v after %d requests", http2, status, err, hits.Load())
+			}
+		}
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -24,10 +25,14 @@ type http1 struct {
 	perHost   int
 	total     int
 	maxHeader int64
+	crowded   func() bool // somebody waits for a connection to be closed
 
-	mu     sync.Mutex
-	idle   map[string][]*h1Conn // by origin, the one used last at the end
-	count  int
+	mu    sync.Mutex
+	idle  map[string][]*h1Conn // by origin, the one used last at the end
+	count int
+	// All that are idle, as a list by when they were used.
+	oldest, newest *h1Conn
+
 	reaper *time.Timer
 	closed bool
 }
@@ -55,20 +60,25 @@ type h1Conn struct {
 	origin    string
 	reader    *bufio.Reader
 	left      int64 // of what may be read before the end of the headers
+	broken    error // why reading ended
 	out       []byte
 	asked     http.Request  // what ReadResponse needs to know of the request
 	connect   time.Duration // what opening it took
 	idleSince time.Time
 	reused    bool
+
+	older, newer *h1Conn // while it is idle
 }
 
 // Read bounds what is read into the headers.
 func (c *h1Conn) Read(p []byte) (int, error) {
 	if c.left <= 0 {
-		return 0, errHeaderTooLarge
+		c.broken = errHeaderTooLarge
+		return 0, c.broken
 	}
 	n, err := c.Conn.Read(p)
 	c.left -= int64(n)
+	c.broken = err
 	return n, err
 }
 
@@ -118,14 +128,14 @@ func (h *http1) get(ctx context.Context, r *Request, origin string, deadline tim
 		conn := list[len(list)-1]
 		list[len(list)-1] = nil
 		h.idle[origin] = list[:len(list)-1]
-		h.count--
+		h.unlink(conn)
 		h.mu.Unlock()
 		idle := now.Sub(conn.idleSince)
 		if idle < checkAfter || idle < idleTimeout && stillOpen(conn.Conn) {
 			conn.reused = true
 			return conn, nil
 		}
-		_ = conn.Close()
+		_ = beneath(conn.Conn).Close()
 	}
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
@@ -226,6 +236,9 @@ func (c *h1Conn) exchange(ctx context.Context, r *Request, deadline time.Time, m
 		// Closing the body would read an endless one to its end; the connection is closed instead.
 		resp, err = http.ReadResponse(c.reader, &c.asked) //nolint:bodyclose // see above
 		if err != nil {
+			if c.broken != nil {
+				err = c.broken // ReadResponse takes a line that was cut off for a whole one, and complains of that
+			}
 			return a, false, &Error{classify(err), "request", err}
 		}
 		if resp.StatusCode >= 200 || resp.StatusCode == http.StatusSwitchingProtocols {
@@ -369,40 +382,98 @@ func beneath(c net.Conn) net.Conn {
 	}
 }
 
-// put keeps a connection for the next request to its origin.
+// put keeps a connection for the next request to its origin. Where there are too many it takes the place of the one that was
+// used the longest ago.
 func (h *http1) put(c *h1Conn) {
 	c.idleSince = time.Now()
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	list := h.idle[c.origin]
-	if h.closed || len(list) >= h.perHost || h.count >= h.total {
-		_ = c.Close()
+	if h.closed || len(list) >= h.perHost || h.crowded() {
+		h.mu.Unlock()
+		_ = beneath(c.Conn).Close()
 		return
 	}
+	var old *h1Conn
+	if h.count >= h.total {
+		old = h.takeOldest()
+		list = h.idle[c.origin] // it may have been of this origin
+	}
 	h.idle[c.origin] = append(list, c)
-	h.count++
+	h.link(c)
 	if h.reaper == nil {
 		h.reaper = time.AfterFunc(idleTimeout, h.reap)
 	}
+	h.mu.Unlock()
+	if old != nil {
+		_ = beneath(old.Conn).Close()
+	}
 }
 
-// reap closes what has been idle for too long.
+func (h *http1) link(c *h1Conn) {
+	c.older = h.newest
+	if h.newest != nil {
+		h.newest.newer = c
+	} else {
+		h.oldest = c
+	}
+	h.newest = c
+	h.count++
+}
+
+func (h *http1) unlink(c *h1Conn) {
+	if c.older != nil {
+		c.older.newer = c.newer
+	} else {
+		h.oldest = c.newer
+	}
+	if c.newer != nil {
+		c.newer.older = c.older
+	} else {
+		h.newest = c.older
+	}
+	c.older, c.newer = nil, nil
+	h.count--
+}
+
+// takeOldest takes out the connection that was used the longest ago, nil where none is idle.
+func (h *http1) takeOldest() *h1Conn {
+	c := h.oldest
+	if c == nil {
+		return nil
+	}
+	h.unlink(c)
+	// Those of one origin are in the order of their use as well.
+	if list := slices.Delete(h.idle[c.origin], 0, 1); len(list) > 0 {
+		h.idle[c.origin] = list
+	} else {
+		delete(h.idle, c.origin)
+	}
+	return c
+}
+
+// closeOldest closes the connection that was used the longest ago; false where none is idle.
+func (h *http1) closeOldest() bool {
+	h.mu.Lock()
+	c := h.takeOldest()
+	h.mu.Unlock()
+	if c == nil {
+		return false
+	}
+	_ = beneath(c.Conn).Close()
+	return true
+}
+
+// reap closes what has been idle for too long, and forgets the origins that nothing is idle of.
 func (h *http1) reap() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.reaper = nil
-	old := time.Now().Add(-idleTimeout)
+	for old := time.Now().Add(-idleTimeout); h.oldest != nil && h.oldest.idleSince.Before(old); {
+		_ = beneath(h.takeOldest().Conn).Close()
+	}
 	for origin, list := range h.idle {
-		n := 0
-		for n < len(list) && list[n].idleSince.Before(old) {
-			_ = list[n].Close()
-			n++
-		}
-		h.count -= n
-		if n == len(list) {
+		if len(list) == 0 {
 			delete(h.idle, origin)
-		} else if n > 0 {
-			h.idle[origin] = append([]*h1Conn(nil), list[n:]...)
 		}
 	}
 	if h.count > 0 && !h.closed {
@@ -418,10 +489,7 @@ func (h *http1) close() {
 		h.reaper.Stop()
 		h.reaper = nil
 	}
-	for _, list := range h.idle {
-		for _, c := range list {
-			_ = c.Close()
-		}
+	for c := h.takeOldest(); c != nil; c = h.takeOldest() {
+		_ = beneath(c.Conn).Close()
 	}
-	h.idle, h.count = nil, 0
 }

@@ -96,18 +96,22 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		s.log.Error("a subscription can't be read", zap.String("tenant", c.Tenant), zap.String("subscription", c.ID), zap.Error(c.Fault))
 	})
 	s.sources = sources(cfg.Lanes, s.tiers)
-	// A quarter of the window may wait for one subscription, so that one which is slow leaves room for the others. Records
-	// that wait take memory, which the offsets of a wide window don't: hence the bound.
-	s.scheduler = newScheduler(cfg.InFlight, min(max(cfg.WindowOffsets/4, 1), mostShare), s.newWorker)
-
 	var err error
-	if s.metrics, err = newMetrics(deps.Meter, s.scheduler.load); err != nil {
-		return nil, err
-	}
 	if s.sender, err = outbound.New(outbound.Options{
 		Egress:  egress.Options{Config: cfg.Egress, MaxIdlePerHost: cfg.IdlePerHost, MaxIdle: max(cfg.InFlight, cfg.IdlePerHost)},
 		Version: deps.Version,
 	}); err != nil {
+		return nil, err
+	}
+	if most := s.sender.MaxConnections(); cfg.InFlight > most {
+		// They would wait for connections in their own time, and end as timeouts that no endpoint caused.
+		s.log.Warn("fewer requests in flight than configured: no more connections may be open", zap.Int("in_flight", most))
+		cfg.InFlight = most
+	}
+	// A quarter of the window may wait for one subscription, so that one which is slow leaves room for the others. Records
+	// that wait take memory, which the offsets of a wide window don't: hence the bound.
+	s.scheduler = newScheduler(cfg.InFlight, min(max(cfg.WindowOffsets/4, 1), mostShare), s.newWorker)
+	if s.metrics, err = newMetrics(deps.Meter, s.scheduler.load); err != nil {
 		return nil, err
 	}
 	if s.feed, err = kafka.NewFeed(kafka.FeedConfig{

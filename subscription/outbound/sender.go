@@ -59,6 +59,10 @@ func (s *Sender) begin(work func(ctx context.Context)) bool {
 	return true
 }
 
+// MaxConnections is how many connections may be open at once: more requests than that wait for each other, in their own
+// time.
+func (s *Sender) MaxConnections() int { return s.client.MaxConnections() }
+
 // Close ends what is under way for no request, and closes the idle connections that Targets share.
 func (s *Sender) Close() {
 	s.mu.Lock()

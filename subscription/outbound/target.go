@@ -94,16 +94,11 @@ func (s *Sender) Target(sub *subscription.Subscription, box *secret.Box) (*Targe
 		}
 	}
 	if certificate, ok := credentials.Certificate(); ok {
-		o := s.opts.Egress
-		o.Certificate = &certificate
-		if n := sub.MaxInFlight; n > 0 && n < o.MaxIdlePerHost {
-			o.MaxIdlePerHost = n
+		idle := s.opts.Egress.MaxIdlePerHost
+		if n := sub.MaxInFlight; n > 0 && n < idle {
+			idle = n
 		}
-		o.MaxIdle = o.MaxIdlePerHost // there is one endpoint, or a few
-		if t.client, err = egress.NewClient(o); err != nil {
-			return fail(err)
-		}
-		t.own = true
+		t.client, t.own = s.client.WithCertificate(certificate, idle), true
 	}
 	t.prepare()
 	return t, nil
