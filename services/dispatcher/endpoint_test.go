@@ -112,7 +112,7 @@ func TestTargetsEndWithTheirVersion(t *testing.T) {
 	s := r.start()
 	r.deliver("sub_1", 1, nil)
 	waitFor(t, hook, 1)
-	state := &s.scheduler.shardOf(shardKey{subscription: "sub_1"}, 1).sub
+	state := &s.scheduler.shardOf(shardKey{subscription: "sub_1"}, limits{inFlight: 1}).sub
 	if state.target.Load() == nil {
 		t.Fatal("there is no target")
 	}

@@ -39,6 +39,16 @@ func (o *ownedPartitions) assigned(_ context.Context, a kafka.Assignment) error 
 	return nil
 }
 
+// sinceWhen is when a partition number was assigned: now, where it isn't.
+func (o *ownedPartitions) sinceWhen(number int32) time.Time {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if known := o.numbers[number]; known != nil {
+		return known.since
+	}
+	return time.Now()
+}
+
 // lost gives a topic's partition up; true when it was the last one of its number.
 func (o *ownedPartitions) lost(tp kafka.TopicPartition) bool {
 	o.mu.Lock()

@@ -3,125 +3,11 @@ package dispatcher
 import (
 	"context"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
-const (
-	// keepUp is how long a subscription's queue may take to clear. What would wait longer is parked, so that the oldest
-	// record of a slow endpoint never holds back its partition's window for much more than this and one timeout: with the
-	// default window that leaves a partition more than 3,000 records a second. An endpoint that clears its whole share in
-	// this time is busy, not slow, and is waited for: parking what it will take in a moment would only cost twice.
-	keepUp = 10 * time.Second
-	// stalledAfter is how long a full endpoint may complete nothing before waiting for it makes no sense.
-	stalledAfter = time.Second
-	// idleWorkers is how many workers wait for work before further ones end.
-	idleWorkers = 256
-	// mostShare is how many records may wait for one subscription at most.
-	mostShare = 4096
-	// parkedTurn lets a parked delivery (from the slow topic or a retry tier) go before a first attempt each so many
-	// times where both wait, so that neither starves the other.
-	parkedTurn = 4
-)
-
-// job is one record on its way to its endpoint.
-type job struct {
-	delivery
-	shard *shard
-	turn  turn // where the shard's subscription has a frequency
-}
-
-// shardKey names a shard: a subscription in one partition, which everything of it in that partition goes through. Partition
-// p of every delivery topic has one owner, so whatever must be decided in one place is decided in the shard. A
-// subscription that spreads over n partitions has n shards, maybe in several processes, and each has its share of the
-// subscription's limits.
-type shardKey struct {
-	subscription string
-	partition    int32
-	fallback     bool // requests to fallback_url don't wait behind those to the endpoint that fails
-}
-
-// shard is the queue of one subscription in one partition. Its fields are guarded by the scheduler's lock.
-type shard struct {
-	shardKey
-	first    fifo // first attempts
-	parked   fifo // from the slow topic and the retry tiers
-	turn     int
-	inFlight int
-	max      int
-	ready    bool // in the scheduler's list
-
-	took     time.Duration // moving average of how long an attempt takes
-	lastDone time.Time     // when an attempt ended last
-	lastUse  time.Time
-	room     chan struct{} // closed when somebody waits for room and there is some
-
-	sub subscriptionState // has a lock of its own
-
-	counted   atomic.Bool // the subscription has a frequency
-	frequency atomic.Pointer[frequency]
-	turns     turn // the last that was given
-}
-
-func (s *shard) queued() int {
-	return len(s.first.jobs) - s.first.head + len(s.parked.jobs) - s.parked.head
-}
-
-// limit is how many records may wait: what the endpoint is expected to take within keepUp, at least as many as it may
-// have in flight, at most the share.
-func (s *shard) limit(share int, now time.Time) int {
-	if s.stalled(now) {
-		return s.max
-	}
-	if s.took <= 0 {
-		return share
-	}
-	return max(min(int(int64(s.max)*int64(keepUp)/int64(s.took)), share), s.max)
-}
-
-// stalled says that the endpoint has been full and has taken nothing for a while.
-func (s *shard) stalled(now time.Time) bool {
-	return s.inFlight >= s.max && now.Sub(s.lastDone) > stalledAfter
-}
-
-// fifo is a queue that reuses its room.
-type fifo struct {
-	jobs []*job
-	head int
-}
-
-func (f *fifo) push(j *job) { f.jobs = append(f.jobs, j) }
-
-func (f *fifo) pop() *job {
-	if f.head == len(f.jobs) {
-		return nil
-	}
-	j := f.jobs[f.head]
-	f.jobs[f.head] = nil
-	f.head++
-	switch {
-	case f.head == len(f.jobs):
-		f.jobs, f.head = f.jobs[:0], 0
-	case f.head > 64 && f.head*2 > len(f.jobs):
-		n := copy(f.jobs, f.jobs[f.head:])
-		clear(f.jobs[n:])
-		f.jobs, f.head = f.jobs[:n], 0
-	}
-	return j
-}
-
-func (s *shard) pop() *job {
-	s.turn++
-	if s.turn%parkedTurn == 0 {
-		if j := s.parked.pop(); j != nil {
-			return j
-		}
-	}
-	if j := s.first.pop(); j != nil {
-		return j
-	}
-	return s.parked.pop()
-}
+// idleWorkers is how many workers wait for work before further ones end.
+const idleWorkers = 256
 
 // admission is what became of a job that asked for a place in its subscription's queue.
 type admission int
@@ -132,57 +18,93 @@ const (
 	closing            // the scheduler takes nothing any more
 )
 
-// scheduler gives the jobs of all subscriptions to workers: in order within a subscription, in turn between those that
-// have something to send and room in flight, and never more at once than workers. It is what keeps one endpoint from
-// slowing another.
-type scheduler struct {
-	workers int // most jobs in flight
-	share   int // most jobs that wait for one subscription
-	newWork func() func(*job)
-
-	mu      sync.Mutex
-	wake    sync.Cond
-	shards  map[shardKey]*shard
-	owners  map[string]map[*shard]struct{} // the shards of each subscription
-	ready   []*shard                       // a ring would save the copy in take; the list is as short as there are busy subscriptions
-	running int                            // workers there are
-	idle    int                            // of them, those that wait and nobody has woken
-	busy    int                            // jobs in flight
-	waiting int                            // jobs queued
-	stopped bool
-	ended   sync.WaitGroup
+// schedulerConfig is what a scheduler is made of.
+type schedulerConfig struct {
+	workers    int                             // most jobs in flight
+	share      int                             // most jobs that wait for one subscription
+	shareBytes int64                           // most bytes of them; 0: no bound
+	newWork    func() func(*job)               // called once for each worker, returns its function
+	since      func(partition int32) time.Time // when a partition was assigned
 }
 
-// newScheduler makes a scheduler. newWork is called once for each worker and returns its function.
-func newScheduler(workers, share int, newWork func() func(*job)) *scheduler {
-	s := &scheduler{workers: workers, share: share, newWork: newWork, shards: map[shardKey]*shard{}, owners: map[string]map[*shard]struct{}{}}
+// scheduler gives the jobs of all subscriptions to workers: in order within a subscription, in turn between those that
+// have something to send and may send it, and never more at once than workers. It is what keeps one endpoint from
+// slowing another.
+//
+// A worker never sleeps for a subscription. One that may send nothing now (its rate limit) is asleep, in no ring, until
+// its alarm. One that is to leave the workers to others (see mayHave) waits in a ring of its own.
+type scheduler struct {
+	schedulerConfig
+
+	mu         sync.Mutex
+	wake       sync.Cond
+	shards     map[shardKey]*shard
+	owners     map[string]map[*shard]struct{} // the shards of each subscription
+	partitions map[int32]map[*shard]struct{}  // and of each partition
+	ready      ring                           // those that can send
+	crowded    ring                           // those that leave the last workers to others
+	retrying   ring                           // those that have nothing but retries, of which enough are in flight
+	running    int                            // workers there are
+	idle       int                            // of them, those that wait and nobody has woken
+	busy       int                            // jobs in flight
+	busyLate   int                            // of them, those from the slow topic and the retry tiers
+	waiting    int                            // jobs queued
+	active     int                            // shards with something queued or in flight
+	asleep     int                            // shards that wait for their alarm
+	stopped    bool
+	ended      sync.WaitGroup
+}
+
+func newScheduler(c schedulerConfig) *scheduler {
+	s := &scheduler{
+		schedulerConfig: c, shards: map[shardKey]*shard{}, owners: map[string]map[*shard]struct{}{}, partitions: map[int32]map[*shard]struct{}{},
+	}
 	s.wake.L = &s.mu
 	return s
 }
 
-// shardOf returns the shard of that key, making it where there is none. maxInFlight is what it begins with.
-func (s *scheduler) shardOf(key shardKey, maxInFlight int) *shard {
+// shardOf returns the shard of that key, making it where there is none, with those limits.
+func (s *scheduler) shardOf(key shardKey, l limits) *shard {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	now := time.Now()
 	sh := s.shards[key]
 	if sh == nil {
-		sh = &shard{shardKey: key, max: max(maxInFlight, 1), lastDone: time.Now()}
+		sh = &shard{shardKey: key, lastDone: now}
+		s.limit(sh, l, now)
 		s.shards[key] = sh
-		if s.owners[key.subscription] == nil {
-			s.owners[key.subscription] = map[*shard]struct{}{}
-		}
-		s.owners[key.subscription][sh] = struct{}{}
+		join(s.owners, key.subscription, sh)
+		join(s.partitions, key.partition, sh)
 	}
-	sh.lastUse = time.Now()
+	sh.lastUse = now
 	return sh
 }
 
-// forget drops what a subscription's shards have made for a version that is no longer the newest.
-func (s *scheduler) forget(subscription string) {
+func join[K comparable](sets map[K]map[*shard]struct{}, key K, sh *shard) {
+	if sets[key] == nil {
+		sets[key] = map[*shard]struct{}{}
+	}
+	sets[key][sh] = struct{}{}
+}
+
+func leave[K comparable](sets map[K]map[*shard]struct{}, key K, sh *shard) {
+	if delete(sets[key], sh); len(sets[key]) == 0 {
+		delete(sets, key)
+	}
+}
+
+// adopt drops what a subscription's shards have made for a version that is no longer the newest, and has them obey the
+// newest one's limits. Nil, of a subscription that was deleted or can't be read, leaves the limits as they are.
+func (s *scheduler) adopt(subscription string, l *limits) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	now := time.Now()
 	for sh := range s.owners[subscription] {
 		sh.sub.replace(nil)
+		if l != nil {
+			s.limit(sh, *l, now)
+			s.offer(sh, now)
+		}
 	}
 }
 
@@ -191,34 +113,65 @@ func (s *scheduler) forget(subscription string) {
 func (s *scheduler) release(partition int32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for key, sh := range s.shards {
-		if key.partition == partition {
-			s.drop(sh)
+	for sh := range s.partitions[partition] {
+		s.drop(sh)
+	}
+}
+
+// abandon gives back what waits of a partition number and is not to be begun any more: a topic of it is given up.
+func (s *scheduler) abandon(partition int32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	for sh := range s.partitions[partition] {
+		for _, j := range s.remove(sh, now, func(j *job) bool { return stopping(j.task) }) {
+			j.task.Abandon()
 		}
 	}
 }
 
-// drop takes a shard out of the maps; the lock is held. A worker that holds it goes on with it.
+// drop takes a shard out of the maps; the lock is held. A worker that holds it goes on with it, and what waits in it is
+// handed out to be abandoned, so nothing has to be kept to any more.
 func (s *scheduler) drop(sh *shard) {
 	sh.sub.replace(nil)
+	sh.rate = bucket{}
+	s.rouse(sh)
+	s.offer(sh, time.Now())
 	delete(s.shards, sh.shardKey)
-	if delete(s.owners[sh.subscription], sh); len(s.owners[sh.subscription]) == 0 {
-		delete(s.owners, sh.subscription)
+	leave(s.owners, sh.subscription, sh)
+	leave(s.partitions, sh.partition, sh)
+}
+
+// setLimits has a shard obey a version's limits.
+func (s *scheduler) setLimits(sh *shard, l limits) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	s.limit(sh, l, now)
+	s.offer(sh, now)
+}
+
+// limit changes what a shard may do; the lock is held. A rate limit begins with what it would have allowed since the
+// partition was assigned: what came before may have been used by another dispatcher.
+func (s *scheduler) limit(sh *shard, l limits, now time.Time) {
+	sh.max, sh.counted = max(l.inFlight, 1), l.counted
+	since := now
+	if l.rate != nil && s.since != nil {
+		since = s.since(sh.partition)
+	}
+	if to := newBucket(l.rate, l.spread, since); to.interval != sh.rate.interval || to.depth != sh.rate.depth {
+		sh.rate.change(to, now)
+		sh.limited.Store(to.limits())
+		s.rouse(sh)
 	}
 }
 
-// setMax changes how many jobs of a subscription may be in flight.
-func (s *scheduler) setMax(sh *shard, maxInFlight int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	sh.max = max(maxInFlight, 1)
-	s.offer(sh)
-}
-
 // submit queues a job, or says that its subscription has no room. Where it is only busy, not slow, submit waits up to
-// patience for room: an endpoint that takes thousands of requests a second needs no parking, only a moment.
-func (s *scheduler) submit(ctx context.Context, j *job, parked bool, patience time.Duration) admission {
+// patience for room: an endpoint that takes thousands of requests a second needs no parking, only a moment. What has
+// been parked waits within its subscription's share of time.
+func (s *scheduler) submit(ctx context.Context, j *job, patience time.Duration) admission {
 	sh := j.shard
+	var waiting time.Time
 	var deadline *time.Timer
 	for {
 		s.mu.Lock()
@@ -227,37 +180,42 @@ func (s *scheduler) submit(ctx context.Context, j *job, parked bool, patience ti
 			return closing
 		}
 		now := time.Now()
+		if !waiting.IsZero() && j.late {
+			sh.waits.spent += now.Sub(waiting)
+		}
 		limit := sh.limit(s.share, now)
-		if sh.queued() < limit {
-			if parked {
-				sh.parked.push(j)
-			} else {
-				sh.first.push(j)
-			}
-			s.waiting++
-			s.offer(sh)
+		room := sh.queued() < limit && (s.shareBytes == 0 || sh.bytes+j.size <= s.shareBytes || sh.queued() == 0)
+		if room {
+			s.push(sh, j, now)
 			s.mu.Unlock()
 			if deadline != nil {
 				deadline.Stop()
 			}
 			return admitted
 		}
-		fast := limit >= s.share || parked
-		if patience <= 0 || !fast || sh.stalled(now) {
+		// The first of a lane's records that waits in vain is the last, until there is room.
+		worthIt := limit >= s.share && !sh.waits.vain
+		if j.late {
+			patience = min(patience, sh.waits.left(patience, now))
+			worthIt = true
+		}
+		if patience <= 0 || !worthIt || sh.stalled(now) {
+			sh.waits.vain = sh.waits.vain || !waiting.IsZero()
 			s.mu.Unlock()
 			return full
 		}
 		if sh.room == nil {
 			sh.room = make(chan struct{})
 		}
-		room := sh.room
+		free := sh.room
 		s.mu.Unlock()
 		if deadline == nil {
 			deadline = time.NewTimer(patience)
 			defer deadline.Stop()
 		}
+		waiting = now
 		select {
-		case <-room:
+		case <-free:
 		case <-deadline.C:
 			patience = 0
 		case <-ctx.Done():
@@ -266,13 +224,46 @@ func (s *scheduler) submit(ctx context.Context, j *job, parked bool, patience ti
 	}
 }
 
-// offer puts a subscription that can send into the list and sees that somebody looks; the lock is held.
-func (s *scheduler) offer(sh *shard) {
-	if sh.ready || sh.inFlight >= sh.max || sh.queued() == 0 {
+// push queues a job; the lock is held.
+func (s *scheduler) push(sh *shard, j *job, now time.Time) {
+	sh.queue(j).push(j)
+	sh.bytes += j.size
+	sh.waits.vain = false
+	s.waiting++
+	s.account(sh)
+	s.offer(sh, now)
+}
+
+// account keeps the count of the shards that have something to do; the lock is held.
+func (s *scheduler) account(sh *shard) {
+	if active := sh.inFlight > 0 || sh.queued() > 0; active != sh.active {
+		if sh.active = active; active {
+			s.active++
+		} else {
+			s.active--
+		}
+	}
+}
+
+// offer puts a subscription that can send into the ring and sees that somebody looks; the lock is held.
+func (s *scheduler) offer(sh *shard, now time.Time) {
+	if sh.ring == &s.ready || sh.asleep || sh.inFlight >= sh.max || sh.queued() == 0 {
 		return
 	}
-	sh.ready = true
-	s.ready = append(s.ready, sh)
+	if sh.ring != nil && s.placeOf(sh, now) != &s.ready {
+		return // it stays where it is: relent comes to it
+	}
+	sh.unlist()
+	if wait := s.wait(sh, now); wait > 0 {
+		s.sleep(sh, wait)
+		return
+	}
+	s.ready.push(sh)
+	s.call()
+}
+
+// call sees that a worker looks for what is ready; the lock is held.
+func (s *scheduler) call() {
 	switch {
 	case s.idle > 0:
 		// Counted off here, not by the worker when it runs, or two offers could both count on the same one.
@@ -285,13 +276,127 @@ func (s *scheduler) offer(sh *shard) {
 	}
 }
 
+// wait is how long a shard may send nothing; the lock is held. At the end nothing is waited for: whoever gets a job then
+// abandons it.
+func (s *scheduler) wait(sh *shard, now time.Time) time.Duration {
+	if s.stopped || !sh.rate.limits() {
+		return 0
+	}
+	return sh.rate.wait(now)
+}
+
+// sleep has a shard come back in a while; the lock is held.
+func (s *scheduler) sleep(sh *shard, wait time.Duration) {
+	sh.asleep = true
+	s.asleep++
+	if sh.alarm != nil {
+		sh.alarm.Reset(wait)
+		return
+	}
+	sh.alarm = time.AfterFunc(wait, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.rouse(sh)
+		s.offer(sh, time.Now())
+	})
+}
+
+// rouse ends a shard's sleep; the lock is held.
+func (s *scheduler) rouse(sh *shard) {
+	if sh.asleep {
+		sh.alarm.Stop()
+		sh.asleep = false
+		s.asleep--
+	}
+}
+
+// placeOf is the ring that a shard that has something to send belongs to; the lock is held.
+func (s *scheduler) placeOf(sh *shard, now time.Time) *ring {
+	switch {
+	case !s.mayHave(sh, now):
+		return &s.crowded
+	case sh.first.len() == 0 && !s.mayRetry():
+		return &s.retrying
+	}
+	return &s.ready
+}
+
+// mayRetry says that one more retry may be in flight: first attempts keep half of the workers.
+func (s *scheduler) mayRetry() bool { return s.busyLate < max(s.workers/2, 1) }
+
+// mayHave says that a shard may have one more worker. The last quarter of them is divided evenly between those that have
+// something to do, and half of that is only for endpoints that answer: so many that hang at once leave workers for the
+// others.
+func (s *scheduler) mayHave(sh *shard, now time.Time) bool {
+	free, reserve := s.workers-s.busy, s.workers/4
+	if free > reserve || s.stopped {
+		return true
+	}
+	if sh.inFlight >= max(reserve/max(s.active, 1), 1) {
+		return false
+	}
+	return free > reserve/2 || sh.answers(now)
+}
+
+// relent lets the longest waiting of those that left workers to others try again, now that there are some; false where
+// nobody may. The lock is held.
+func (s *scheduler) relent() bool {
+	some := false
+	for _, r := range []struct {
+		*ring
+		may bool
+	}{{&s.crowded, s.workers-s.busy > s.workers/4}, {&s.retrying, s.mayRetry()}} {
+		if sh := r.first; sh != nil && r.may {
+			sh.unlist()
+			s.ready.push(sh)
+			s.call()
+			some = true
+		}
+	}
+	return some
+}
+
+// next takes the next job that may go, nil where there is none; the lock is held.
+func (s *scheduler) next(now time.Time) *job {
+	s.relent()
+	for {
+		sh := s.ready.first
+		if sh == nil {
+			if s.relent() {
+				continue
+			}
+			return nil
+		}
+		sh.unlist()
+		if sh.inFlight >= sh.max || sh.queued() == 0 {
+			continue
+		}
+		if wait := s.wait(sh, now); wait > 0 {
+			s.sleep(sh, wait)
+			continue
+		}
+		if place := s.placeOf(sh, now); place != &s.ready {
+			place.push(sh)
+			continue
+		}
+		j := sh.pop(!s.mayRetry())
+		if sh.rate.limits() {
+			sh.rate.take(now)
+			j.token = now
+		}
+		return j
+	}
+}
+
 // run is a worker.
 func (s *scheduler) run() {
 	defer s.ended.Done()
 	work := s.newWork()
 	s.mu.Lock()
+	now := time.Now()
 	for {
-		for len(s.ready) == 0 {
+		j := s.next(now)
+		for j == nil {
 			if s.stopped && s.waiting == 0 || s.idle >= idleWorkers {
 				s.running--
 				if s.stopped {
@@ -303,58 +408,135 @@ func (s *scheduler) run() {
 			}
 			s.idle++
 			s.wake.Wait()
+			now = time.Now()
+			j = s.next(now)
 		}
-		sh := s.ready[0]
-		if s.ready = s.ready[1:]; len(s.ready) == 0 {
-			s.ready = nil
-		}
-		sh.ready = false
-		j := sh.pop()
-		if j == nil {
-			continue
-		}
-		if sh.counted.Load() {
-			sh.turns = sh.turns.next()
-			j.turn = sh.turns
-		}
-		s.waiting--
-		s.busy++
-		if sh.inFlight == 0 {
-			sh.lastDone = time.Now() // it could not have taken anything before
-		}
-		sh.inFlight++
-		if sh.room != nil && sh.queued() < sh.limit(s.share, time.Now()) {
-			close(sh.room)
-			sh.room = nil
-		}
-		s.offer(sh)
+		s.begin(j, now)
 		s.mu.Unlock()
 
 		start := time.Now()
 		work(j)
-		end := time.Now()
+		now = time.Now()
 
 		s.mu.Lock()
-		s.busy--
-		sh.inFlight--
-		sh.lastDone = end
-		sh.lastUse = end
-		if took := max(end.Sub(start), 1); sh.took == 0 {
+		s.finish(j, now.Sub(start), now)
+	}
+}
+
+// begin counts a job as in flight; the lock is held.
+func (s *scheduler) begin(j *job, now time.Time) {
+	sh := j.shard
+	if sh.counted {
+		sh.turns = sh.turns.next()
+		j.turn = sh.turns
+	}
+	s.waiting--
+	s.busy++
+	if j.late {
+		s.busyLate++
+	}
+	if sh.inFlight == 0 {
+		sh.lastDone = now // it could not have taken anything before
+	}
+	sh.inFlight++
+	sh.bytes -= j.size
+	s.makeRoom(sh, now)
+	s.offer(sh, now)
+}
+
+// makeRoom tells who waits for room in a queue that there is some; the lock is held.
+func (s *scheduler) makeRoom(sh *shard, now time.Time) {
+	if sh.room != nil && sh.queued() < sh.limit(s.share, now) {
+		close(sh.room)
+		sh.room = nil
+	}
+}
+
+// finish counts a job as done; the lock is held.
+func (s *scheduler) finish(j *job, took time.Duration, now time.Time) {
+	sh := j.shard
+	s.busy--
+	if j.late {
+		s.busyLate--
+	}
+	sh.inFlight--
+	sh.lastUse = now
+	if !j.token.IsZero() && !j.sent {
+		sh.rate.giveBack(now)
+		j.token = time.Time{}
+	}
+	if j.again {
+		j.again = false
+		sh.queue(j).unpop(j)
+		sh.bytes += j.size
+		s.waiting++
+	} else {
+		sh.lastDone = now
+		if took = max(took, 1); sh.took == 0 {
 			sh.took = took
 		} else {
 			sh.took += (took - sh.took) / 16
 		}
-		s.offer(sh)
 	}
+	s.account(sh)
+	s.offer(sh, now)
 }
 
-// sweep forgets the subscriptions that had nothing to do since before.
+// maySend is asked before a job is sent: whether it still has the token that the rate limit wants. One that was taken
+// long ago is of no use: what was sent since was counted without it. False: the job goes back to its queue, with again.
+func (s *scheduler) maySend(j *job) bool {
+	sh := j.shard
+	if j.token.IsZero() && !sh.limited.Load() {
+		return true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if !sh.rate.limits() || now.Sub(j.token) <= tokenLasts {
+		j.sent = true
+		return true
+	}
+	if !j.token.IsZero() {
+		sh.rate.giveBack(now)
+		j.token = time.Time{}
+	}
+	if sh.rate.wait(now) > 0 {
+		j.again = true
+		return false
+	}
+	sh.rate.take(now)
+	j.token, j.sent = now, true
+	return true
+}
+
+// remove takes the jobs that match out of a shard's queue, oldest first; the lock is held.
+func (s *scheduler) remove(sh *shard, now time.Time, match func(*job) bool) []*job {
+	var out []*job
+	for _, queue := range []*fifo{&sh.first, &sh.later} {
+		for n := queue.len(); n > 0; n-- {
+			if j := queue.pop(); match(j) {
+				out = append(out, j)
+				sh.bytes -= j.size
+				s.waiting--
+			} else {
+				queue.push(j)
+			}
+		}
+	}
+	if len(out) > 0 {
+		s.account(sh)
+		s.makeRoom(sh, now)
+	}
+	return out
+}
+
+// sweep forgets the subscriptions that had nothing to do since before, and of which nothing is to be remembered.
 func (s *scheduler) sweep(before time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
 	for _, sh := range s.shards {
-		if sh.inFlight == 0 && sh.queued() == 0 && !sh.ready && sh.room == nil && sh.lastUse.Before(before) && sh.frequency.Load().empty(now) {
+		if !sh.active && sh.ring == nil && sh.room == nil && sh.lastUse.Before(before) && sh.rate.full(now) && sh.frequency.Load().empty(now) {
 			s.drop(sh)
 		}
 	}
@@ -372,6 +554,11 @@ func (s *scheduler) load() (busy, waiting int) {
 func (s *scheduler) stop() {
 	s.mu.Lock()
 	s.stopped = true
+	now := time.Now()
+	for _, sh := range s.shards {
+		s.rouse(sh)
+		s.offer(sh, now)
+	}
 	s.idle = 0
 	s.wake.Broadcast()
 	s.mu.Unlock()

@@ -13,11 +13,11 @@ import (
 
 // testScheduler runs jobs whose work the test decides.
 func testScheduler(workers, share int, work func(*job)) *scheduler {
-	return newScheduler(workers, share, func() func(*job) { return work })
+	return newScheduler(schedulerConfig{workers: workers, share: share, newWork: func() func(*job) { return work }})
 }
 
 func submitTo(s *scheduler, id string, maxInFlight int, n int) *job {
-	j := &job{shard: s.shardOf(shardKey{subscription: id}, maxInFlight)}
+	j := &job{shard: s.shardOf(shardKey{subscription: id}, limits{inFlight: maxInFlight})}
 	j.attempts = n
 	return j
 }
@@ -45,7 +45,8 @@ func TestEveryJobRunsOnceWithinItsLimits(t *testing.T) {
 		})
 		for i := range jobs {
 			j := submitTo(s, fmt.Sprint(i%subscriptions), limit, i)
-			if got := s.submit(context.Background(), j, i%3 == 0, time.Minute); got != admitted {
+			j.late = i%3 == 0
+			if got := s.submit(context.Background(), j, time.Minute); got != admitted {
 				t.Fatalf("job %d: %v", i, got)
 			}
 		}
@@ -73,7 +74,7 @@ func TestOneInFlightKeepsTheOrder(t *testing.T) {
 	var got []int
 	s := testScheduler(8, 1000, func(j *job) { got = append(got, j.attempts) })
 	for i := range 500 {
-		s.submit(t.Context(), submitTo(s, "a", 1, i), false, time.Minute)
+		s.submit(t.Context(), submitTo(s, "a", 1, i), time.Minute)
 	}
 	s.stop()
 	for i, n := range got {
@@ -97,10 +98,10 @@ func TestAHangingEndpointLeavesTheOthersAlone(t *testing.T) {
 	})
 	parked := 0
 	for i := range 200 {
-		if s.submit(t.Context(), submitTo(s, "hanging", 4, i), false, 0) == full {
+		if s.submit(t.Context(), submitTo(s, "hanging", 4, i), 0) == full {
 			parked++
 		}
-		if got := s.submit(t.Context(), submitTo(s, "good", 4, i), false, time.Minute); got != admitted {
+		if got := s.submit(t.Context(), submitTo(s, "good", 4, i), time.Minute); got != admitted {
 			t.Fatalf("a delivery to the good endpoint: %v", got)
 		}
 	}
@@ -135,7 +136,7 @@ func TestABusyEndpointIsWaitedFor(t *testing.T) {
 	step := make(chan struct{})
 	s := testScheduler(1, 2, func(*job) { <-step })
 	for i := range 3 { // one in flight, two wait
-		if got := s.submit(t.Context(), submitTo(s, "a", 1, i), false, time.Minute); got != admitted {
+		if got := s.submit(t.Context(), submitTo(s, "a", 1, i), time.Minute); got != admitted {
 			t.Fatalf("job %d: %v", i, got)
 		}
 		if i == 0 {
@@ -144,19 +145,19 @@ func TestABusyEndpointIsWaitedFor(t *testing.T) {
 		}
 	}
 	waited := make(chan admission, 1)
-	go func() { waited <- s.submit(t.Context(), submitTo(s, "a", 1, 3), false, time.Minute) }()
+	go func() { waited <- s.submit(t.Context(), submitTo(s, "a", 1, 3), time.Minute) }()
 	step <- struct{}{}
 	if got := <-waited; got != admitted {
 		t.Errorf("the one that waited: %v", got)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if got := s.submit(ctx, submitTo(s, "a", 1, 4), false, time.Minute); got != closing {
+	if got := s.submit(ctx, submitTo(s, "a", 1, 4), time.Minute); got != closing {
 		t.Errorf("after the end of its context: %v", got)
 	}
 	close(step)
 	s.stop()
-	if got := s.submit(t.Context(), submitTo(s, "a", 1, 5), false, time.Minute); got != closing {
+	if got := s.submit(t.Context(), submitTo(s, "a", 1, 5), time.Minute); got != closing {
 		t.Errorf("after stop: %v", got)
 	}
 }
@@ -164,8 +165,8 @@ func TestABusyEndpointIsWaitedFor(t *testing.T) {
 func TestSweepForgetsOnlyWhatIsIdle(t *testing.T) {
 	hold := make(chan struct{})
 	s := testScheduler(2, 10, func(*job) { <-hold })
-	s.submit(t.Context(), submitTo(s, "busy", 1, 0), false, 0)
-	s.shardOf(shardKey{subscription: "idle"}, 1)
+	s.submit(t.Context(), submitTo(s, "busy", 1, 0), 0)
+	s.shardOf(shardKey{subscription: "idle"}, limits{inFlight: 1})
 	s.sweep(time.Now().Add(time.Hour))
 	s.mu.Lock()
 	_, busy := s.shards[shardKey{subscription: "busy"}]

@@ -96,6 +96,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		s.log.Error("a subscription can't be read", zap.String("tenant", c.Tenant), zap.String("subscription", c.ID), zap.Error(c.Fault))
 	})
 	s.sources = sources(cfg.Lanes, s.tiers)
+
 	var err error
 	if s.sender, err = outbound.New(outbound.Options{
 		Egress:  egress.Options{Config: cfg.Egress, MaxIdlePerHost: cfg.IdlePerHost, MaxIdle: max(cfg.InFlight, cfg.IdlePerHost)},
@@ -110,7 +111,10 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	}
 	// A quarter of the window may wait for one subscription, so that one which is slow leaves room for the others. Records
 	// that wait take memory, which the offsets of a wide window don't: hence the bound.
-	s.scheduler = newScheduler(cfg.InFlight, min(max(cfg.WindowOffsets/4, 1), mostShare), s.newWorker)
+	s.scheduler = newScheduler(schedulerConfig{
+		workers: cfg.InFlight, share: min(max(cfg.WindowOffsets/4, 1), mostShare), shareBytes: cfg.WindowBytes / 4,
+		newWork: s.newWorker, since: s.owned.sinceWhen,
+	})
 	if s.metrics, err = newMetrics(deps.Meter, s.scheduler.load); err != nil {
 		return nil, err
 	}
@@ -174,7 +178,7 @@ func (s *Service) newLoop(ctx context.Context) (*kafka.Loop, error) {
 		Apart:       func(name string) bool { return s.sources[name].kind != fromLane },
 		Window:      kafka.WindowConfig{Offsets: s.cfg.WindowOffsets, Bytes: s.cfg.WindowBytes},
 		CommitEvery: s.cfg.CommitInterval, DrainTimeout: s.cfg.DrainTimeout, RevokeTimeout: s.cfg.RevokeTimeout,
-		Assigned: s.owned.assigned, Lost: s.lost, Handle: s.handle,
+		Assigned: s.assigned, Lost: s.lost, Handle: s.handle,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make the dispatcher's loop: %w", err)
@@ -313,20 +317,25 @@ func (s *Service) handle(ctx context.Context, t *kafka.Task) {
 			return
 		}
 	}
-	maxInFlight, counted := subscription.DefaultMaxInFlight, false
+	allowed := limits{inFlight: subscription.DefaultMaxInFlight}
 	if c, ok := s.book.Get(j.subscription); ok && c.Subscription != nil {
-		maxInFlight, counted = shareOf(c.Subscription.MaxInFlight, c.Subscription.Spread), c.Subscription.Frequency != nil
+		allowed = limitsOf(c.Subscription)
 	}
-	j.shard = s.scheduler.shardOf(j.key(), maxInFlight)
-	if counted && !j.shard.counted.Load() {
-		j.shard.counted.Store(true)
-	}
-	switch s.scheduler.submit(ctx, j, j.from.kind != fromLane, patience(j.from.kind)) {
+	j.shard = s.scheduler.shardOf(j.key(), allowed)
+	j.late, j.size = j.from.kind != fromLane, int64(len(t.Record.Value)+len(t.Record.Key))
+	switch s.scheduler.submit(ctx, j, patience(j.from.kind)) {
 	case full:
 		s.park(j, time.Now())
 	case closing:
 		t.Abandon()
 	}
+}
+
+// assigned takes a topic's partition. What waits of it when it is given up goes back at once: it would only wait for the
+// end of what its endpoints have in flight, or for a rate limit.
+func (s *Service) assigned(ctx context.Context, a kafka.Assignment) error {
+	context.AfterFunc(ctx, func() { s.scheduler.abandon(a.Partition) })
+	return s.owned.assigned(ctx, a)
 }
 
 // lost forgets what was known of a partition number when the last of its topics is gone.
@@ -357,10 +366,15 @@ func (s *Service) applySubscription(r *kgo.Record) {
 	if !s.book.Apply(&record) {
 		return
 	}
+	var allowed *limits
 	if c, ok := s.book.Get(record.ID); ok {
 		s.gone.drop(c)
+		if c.Subscription != nil {
+			newest := limitsOf(c.Subscription)
+			allowed = &newest
+		}
 	}
-	s.scheduler.forget(record.ID)
+	s.scheduler.adopt(record.ID, allowed)
 }
 
 // applySignal takes one record of the signals' topic: what this or another dispatcher asked for.

@@ -56,6 +56,6 @@ func (s *Service) targetOf(sh *shard, c *subscription.Compiled) (*target, error)
 	}
 	t := &target{Target: prepared, compiled: c}
 	sh.sub.replace(t)
-	s.scheduler.setMax(sh, shareOf(c.Subscription.MaxInFlight, c.Subscription.Spread))
+	s.scheduler.setLimits(sh, limitsOf(c.Subscription))
 	return t, nil
 }

@@ -76,6 +76,7 @@ func (w *worker) do(j *job) {
 		w.skip(j, reasonExpired)
 	case !w.allowed(j, t):
 		w.skip(j, reasonFrequency)
+	case !w.s.scheduler.maySend(j):
 	default:
 		w.send(ctx, j, t)
 	}

@@ -1,0 +1,202 @@
+package dispatcher
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/callstream/callstream/subscription"
+)
+
+const (
+	// keepUp is how long a subscription's queue may take to clear. What would wait longer is parked, so that the oldest
+	// record of a slow endpoint never holds back its partition's window for much more than this and one timeout: with the
+	// default window that leaves a partition more than 3,000 records a second. An endpoint that clears its whole share in
+	// this time is busy, not slow, and is waited for: parking what it will take in a moment would only cost twice.
+	keepUp = 10 * time.Second
+	// stalledAfter is how long a full endpoint may complete nothing before waiting for it makes no sense.
+	stalledAfter = time.Second
+	// prompt is how long the attempts of an endpoint that answers may take on average.
+	prompt = time.Second
+	// mostShare is how many records may wait for one subscription at most.
+	mostShare = 4096
+	// parkedTurn lets a parked delivery (from the slow topic or a retry tier) go before a first attempt each so many
+	// times where both wait, so that neither starves the other.
+	parkedTurn = 4
+	// waitingShare is which part of the time one subscription may hold up the slow topic or a retry tier at most, to wait
+	// for room: one part in so many.
+	waitingShare = 10
+)
+
+// job is one record on its way to its endpoint.
+type job struct {
+	delivery
+	shard *shard
+
+	size  int64     // bytes that it holds while it waits
+	late  bool      // from the slow topic or a retry tier
+	token time.Time // when it took a token of the rate limit; zero where it has none
+	sent  bool      // its token is used
+	again bool      // it goes back to the head of its queue
+	turn  turn      // where the shard's subscription has a frequency
+}
+
+// shardKey names a shard: a subscription in one partition, which everything of it in that partition goes through. Partition
+// p of every delivery topic has one owner, so whatever must be decided in one place is decided in the shard. A
+// subscription that spreads over n partitions has n shards, maybe in several processes, and each has its share of the
+// subscription's limits.
+type shardKey struct {
+	subscription string
+	partition    int32
+	fallback     bool // requests to fallback_url don't wait behind those to the endpoint that fails
+}
+
+// limits are what a version of a subscription allows one of its shards.
+type limits struct {
+	inFlight int
+	rate     *subscription.RateLimit
+	spread   int
+	counted  bool // it has a frequency
+}
+
+// limitsOf returns a subscription's limits.
+func limitsOf(s *subscription.Subscription) limits {
+	return limits{inFlight: shareOf(s.MaxInFlight, s.Spread), rate: s.RateLimit, spread: s.Spread, counted: s.Frequency != nil}
+}
+
+// shard is the queue of one subscription in one partition. Its fields are guarded by the scheduler's lock.
+type shard struct {
+	shardKey
+	first    fifo // first attempts
+	later    fifo // from the slow topic and the retry tiers
+	turn     int
+	bytes    int64 // that the queued jobs hold
+	inFlight int
+	max      int
+	rate     bucket
+	limited  atomic.Bool // there is a rate limit; read without the lock
+	asleep   bool        // until alarm, because it may send nothing before
+	alarm    *time.Timer // made when it is needed first
+	active   bool        // it has something queued or in flight
+
+	ring          *ring // of the scheduler's, that it is in
+	before, after *shard
+
+	took     time.Duration // moving average of how long an attempt takes
+	unheard  int           // attempts in a row that got no answer
+	lastDone time.Time     // when an attempt ended last
+	lastUse  time.Time
+	room     chan struct{} // closed when somebody waits for room and there is some
+	waits    waits
+
+	sub subscriptionState // has a lock of its own
+
+	counted   bool // the subscription has a frequency
+	frequency atomic.Pointer[frequency]
+	turns     turn // the last that was given
+}
+
+func (sh *shard) queued() int { return sh.first.len() + sh.later.len() }
+
+// limit is how many records may wait: what the endpoint is expected to take, and its rate limit to allow, within keepUp;
+// of the former at least as many as it may have in flight; at most the share.
+func (sh *shard) limit(share int, now time.Time) int {
+	if sh.rate.limits() {
+		share = min(share, max(sh.rate.within(keepUp, now), 1))
+	}
+	if sh.stalled(now) {
+		return min(sh.max, share)
+	}
+	if sh.took <= 0 {
+		return share
+	}
+	return min(max(int(int64(sh.max)*int64(keepUp)/int64(sh.took)), sh.max), share)
+}
+
+// stalled says that the endpoint has been full and has taken nothing for a while.
+func (sh *shard) stalled(now time.Time) bool {
+	return sh.inFlight >= sh.max && now.Sub(sh.lastDone) > stalledAfter
+}
+
+// answers says that the endpoint has answered last, and does so promptly.
+func (sh *shard) answers(now time.Time) bool {
+	return sh.unheard == 0 && sh.took > 0 && sh.took < prompt && (sh.inFlight == 0 || now.Sub(sh.lastDone) <= stalledAfter)
+}
+
+// pop takes the next job of the queue, or the next first attempt where only one of those may go.
+func (sh *shard) pop(onlyFirst bool) *job {
+	if onlyFirst {
+		return sh.first.pop()
+	}
+	sh.turn++
+	if sh.turn%parkedTurn == 0 {
+		if j := sh.later.pop(); j != nil {
+			return j
+		}
+	}
+	if j := sh.first.pop(); j != nil {
+		return j
+	}
+	return sh.later.pop()
+}
+
+// queue returns the queue that a job belongs to.
+func (sh *shard) queue(j *job) *fifo {
+	if j.late {
+		return &sh.later
+	}
+	return &sh.first
+}
+
+// fifo is a queue that reuses its room.
+type fifo struct {
+	jobs []*job
+	head int
+}
+
+func (f *fifo) len() int { return len(f.jobs) - f.head }
+
+func (f *fifo) push(j *job) { f.jobs = append(f.jobs, j) }
+
+// unpop puts a job before the others.
+func (f *fifo) unpop(j *job) {
+	if f.head == 0 {
+		f.jobs = append([]*job{nil}, f.jobs...)
+		f.head = 1
+	}
+	f.head--
+	f.jobs[f.head] = j
+}
+
+func (f *fifo) pop() *job {
+	if f.head == len(f.jobs) {
+		return nil
+	}
+	j := f.jobs[f.head]
+	f.jobs[f.head] = nil
+	f.head++
+	switch {
+	case f.head == len(f.jobs):
+		f.jobs, f.head = f.jobs[:0], 0
+	case f.head > 64 && f.head*2 > len(f.jobs):
+		n := copy(f.jobs, f.jobs[f.head:])
+		clear(f.jobs[n:])
+		f.jobs, f.head = f.jobs[:n], 0
+	}
+	return j
+}
+
+// waits is the time for which a subscription may hold up a partition of the slow topic or of a retry tier: so much at
+// once as the topic's patience, and in the long run one part of waitingShare. Without that, each record of one that has
+// no room would hold up those behind it once more.
+type waits struct {
+	spent time.Duration // of the time that may be waited
+	at    time.Time     // when spent was right
+	vain  bool          // the last wait brought no room, and there has been none since
+}
+
+// left is how long may be waited now.
+func (w *waits) left(patience time.Duration, now time.Time) time.Duration {
+	w.spent = max(w.spent-now.Sub(w.at)/waitingShare, 0)
+	w.at = now
+	return patience - w.spent
+}
