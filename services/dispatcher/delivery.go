@@ -158,6 +158,7 @@ type move struct {
 	class    string // of the failed attempt; empty keeps what is there
 	status   int
 	failed   time.Time // when it failed; zero keeps what is there
+	fallback bool      // from now on it goes to fallback_url, by a schedule of its own
 }
 
 // roundedUp is a time in milliseconds that is not before it: an endpoint that said when to come back is not asked early.
@@ -167,9 +168,13 @@ func roundedUp(t time.Time) int64 { return t.Add(time.Millisecond - time.Nanosec
 // how often. Partition p stays p, because p of every topic has one owner.
 func (d *delivery) moved(m move, now time.Time) kgo.Record {
 	old := d.task.Record
-	headers := make([]kgo.RecordHeader, 0, len(old.Headers)+10)
+	headers := make([]kgo.RecordHeader, 0, len(old.Headers)+12)
 	for _, h := range old.Headers {
 		switch h.Key {
+		case kafka.HeaderVia, kafka.HeaderScheduleFrom:
+			if !m.fallback {
+				headers = append(headers, h)
+			}
 		case kafka.HeaderAttempt, kafka.HeaderDue, kafka.HeaderEnqueued, kafka.HeaderTier, kafka.HeaderParked,
 			kafka.HeaderFirstFailedAt, kafka.HeaderLastErrorClass, kafka.HeaderLastStatus, kafka.HeaderOrigin:
 		default:
@@ -192,6 +197,9 @@ func (d *delivery) moved(m move, now time.Time) kgo.Record {
 		kafka.IntHeader(kafka.HeaderEnqueued, now.UnixMilli()),
 		kafka.StringHeader(kafka.HeaderOrigin, origin),
 	)
+	if m.fallback {
+		headers = append(headers, kafka.StringHeader(kafka.HeaderVia, viaFallback), kafka.IntHeader(kafka.HeaderScheduleFrom, int64(m.attempts)))
+	}
 	if !m.due.IsZero() {
 		headers = append(headers,
 			kafka.IntHeader(kafka.HeaderDue, roundedUp(m.due)), kafka.StringHeader(kafka.HeaderTier, m.tier.String()))

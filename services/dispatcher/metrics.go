@@ -19,6 +19,7 @@ type metrics struct {
 	lost      atomic.Int64 // records that fitted no topic
 	rewrites  atomic.Int64 // writes that had to be repeated
 	disabled  atomic.Int64
+	fallback  atomic.Int64
 	exhausted atomic.Int64
 
 	took  metric.Float64Histogram
@@ -46,7 +47,7 @@ func newMetrics(provider metric.MeterProvider, load func() (busy, waiting int)) 
 		metric.WithDescription("Records by what became of them; a delivery that is tried three times counts three times"))
 	errs[3] = err
 	events, err := meter.Int64ObservableCounter("callstream.dispatcher.records", metric.WithUnit("{record}"),
-		metric.WithDescription("Records moved without an attempt (parked, hop), written again (rewrite), endpoints disabled, deliveries exhausted, and writes that fitted no topic (lost)"))
+		metric.WithDescription("Records moved without an attempt (parked, hop), written again (rewrite), endpoints disabled, deliveries passed to the fallback, deliveries exhausted, and writes that fitted no topic (lost)"))
 	errs[4] = err
 	queue, err := meter.Int64ObservableGauge("callstream.dispatcher.jobs", metric.WithUnit("{delivery}"),
 		metric.WithDescription("Deliveries in flight and queued in this process"))
@@ -64,6 +65,7 @@ func newMetrics(provider metric.MeterProvider, load func() (busy, waiting int)) 
 		return metric.WithAttributes(attribute.String("kind", name))
 	}
 	parked, hop, lost, rewrite, disabled, exhausted := kind("parked"), kind("hop"), kind("lost"), kind("rewrite"), kind("disabled"), kind("exhausted")
+	fallback := kind("fallback")
 	flying, queued := metric.WithAttributes(attribute.String("state", "in_flight")), metric.WithAttributes(attribute.String("state", "queued"))
 	_, err = meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		for i := range m.outcomes {
@@ -74,6 +76,7 @@ func newMetrics(provider metric.MeterProvider, load func() (busy, waiting int)) 
 		o.ObserveInt64(events, m.lost.Load(), lost)
 		o.ObserveInt64(events, m.rewrites.Load(), rewrite)
 		o.ObserveInt64(events, m.disabled.Load(), disabled)
+		o.ObserveInt64(events, m.fallback.Load(), fallback)
 		o.ObserveInt64(events, m.exhausted.Load(), exhausted)
 		busy, waiting := load()
 		o.ObserveInt64(queue, int64(busy), flying)

@@ -17,8 +17,10 @@ const (
 	outcomeSkipped   = "skipped"
 )
 
-// The reasons that go with an outcome. Those of a retry are the error classes.
+// The reasons that go with an outcome. Those of a retry are the error classes, and one more.
 const (
+	reasonFallback = "fallback" // the endpoint's last attempt failed, the next one goes to fallback_url
+
 	reasonExhausted = "exhausted" // the last attempt failed
 	reasonRejected  = "rejected"  // an answer that another attempt would not change
 	reasonRedirect  = "redirect"  // 3xx: redirects are not followed
@@ -62,8 +64,12 @@ func (r result) errorClass() string {
 type verdict struct {
 	outcome string
 	reason  string
-	delay   time.Duration // until the next attempt, where outcome is retry
+	delay   time.Duration // until the next attempt by the schedule, where outcome is retry
 	disable bool          // the subscription is to be disabled
+
+	// What next adds:
+	due      time.Time // of the next attempt
+	fallback bool      // it goes to fallback_url
 }
 
 // judge decides what becomes of a delivery after attempt number n (from 1) of its present schedule. fallback is the

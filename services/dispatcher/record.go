@@ -86,7 +86,9 @@ func exhaustedEvent(d *event.Delivery, dead *event.DeadLetter, now time.Time) (*
 		"subscription_id": d.SubscriptionID, "subscription_version": dead.SubscriptionVersion, "delivery_id": d.ID,
 		"event_id": d.EventID, "type": d.EventType, "attempts": dead.Attempts, "error_class": dead.ErrorClass,
 		"reason": dead.Reason, "first_failed_at": dead.FirstFailedAt.UTC().Format(time.RFC3339Nano),
-		"last_failed_at": dead.LastFailedAt.UTC().Format(time.RFC3339Nano),
+	}
+	if !dead.LastFailedAt.IsZero() {
+		data["last_failed_at"] = dead.LastFailedAt.UTC().Format(time.RFC3339Nano)
 	}
 	if dead.HTTPStatus != 0 {
 		data["http_status"] = dead.HTTPStatus

@@ -50,7 +50,14 @@ func (s *Service) targetOf(sh *shard, c *subscription.Compiled) (*target, error)
 	if t := sh.sub.current(c); t != nil {
 		return t, nil
 	}
-	prepared, err := s.sender.Target(c.Subscription, s.box)
+	prepare := s.sender.Target
+	if sh.fallback {
+		if c.Subscription.FallbackURL == "" {
+			return nil, errNoFallback
+		}
+		prepare = s.sender.Fallback
+	}
+	prepared, err := prepare(c.Subscription, s.box)
 	if err != nil {
 		return nil, err
 	}

@@ -68,11 +68,13 @@ func (w *worker) do(j *job) {
 	switch {
 	case ctx.Err() != nil || stopping(j.task):
 		j.task.Abandon()
+	case errors.Is(err, errNoFallback):
+		w.withoutFallback(j)
 	case err != nil:
 		w.s.unsendable(j, d, err)
 	case reason != "":
 		w.skip(j, reason)
-	case !d.ExpiresAt.IsZero() && d.ReplayID == "" && time.Now().After(d.ExpiresAt):
+	case expired(d, time.Now()):
 		w.skip(j, reasonExpired)
 	case !w.allowed(j, t):
 		w.skip(j, reasonFrequency)
@@ -242,6 +244,9 @@ func (w *worker) settle(j *job, t *target, a *outbound.Answer, n int, traceparen
 	now := a.Started.Add(a.Took)
 	got := result{status: a.Status, err: a.Err, tokenRefused: a.TokenRefused}
 	v := judge(got, n-j.scheduleFrom, t.compiled.Subscription.Retry, s.cfg.RetrySchedule)
+	if v.outcome != outcomeDelivered {
+		v = v.next(j, d, t.compiled.Subscription, now, parseRetryAfter(a.Header.Get("Retry-After"), now))
+	}
 
 	s.attemptRecord(&w.attempt, d, j.task.Record, n, v)
 	rec := &w.attempt
@@ -255,11 +260,13 @@ func (w *worker) settle(j *job, t *target, a *outbound.Answer, n int, traceparen
 	f := s.begin(&j.delivery)
 	switch v.outcome {
 	case outcomeRetry:
-		due := dueAfter(now, v.delay, parseRetryAfter(a.Header.Get("Retry-After"), now))
-		rec.NextAttemptAt = due
-		tier := s.tiers.choose(due.Sub(now))
+		if v.fallback {
+			s.metrics.fallback.Add(1)
+		}
+		rec.NextAttemptAt = v.due
+		tier := s.tiers.choose(v.due.Sub(now))
 		f.write(j.moved(move{
-			topic: topic.RetryTier(tier), tier: tier, due: due, attempts: n, class: rec.ErrorClass, status: a.Status, failed: now,
+			topic: topic.RetryTier(tier), tier: tier, due: v.due, attempts: n, class: rec.ErrorClass, status: a.Status, failed: now, fallback: v.fallback,
 		}, now))
 	case outcomeDead:
 		w.dead(f, j, now, v)
@@ -291,14 +298,17 @@ func (w *worker) dead(f *follow, j *job, now time.Time, v verdict) {
 }
 
 func deadDetail(reason string, a *event.Attempt) string {
-	switch reason {
-	case reasonExhausted:
+	switch {
+	case a.Attempt == 0:
+	case reason == reasonExhausted:
 		return fmt.Sprintf("attempt %d was the last", a.Attempt)
-	case reasonRejected:
+	case reason == reasonRejected:
 		return fmt.Sprintf("status %d is not retried", a.HTTPStatus)
-	case reasonRedirect:
+	case reason == reasonRedirect:
 		return fmt.Sprintf("redirects are not followed (status %d)", a.HTTPStatus)
-	case reasonGone:
+	case reason == reasonGone && a.Via == viaFallback:
+		return "the fallback is gone (status 410)"
+	case reason == reasonGone:
 		return "the endpoint is gone (status 410) and was disabled"
 	}
 	return a.Error

@@ -192,8 +192,14 @@ func TestTheFallbackGetsNoAuthentication(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, _ := attempted(t, at, fallback, testDelivery()); got.Header.Get("authorization") != "" || got.Header.Get("webhook-fallback") != "true" {
-		t.Errorf("the fallback got %v", got.Header)
+	delivers, err := target.sender.Fallback(target.sub, testBox(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, to := range []*Target{at, delivers} {
+		if got, _ := attempted(t, to, fallback, testDelivery()); got.Header.Get("authorization") != "" || got.Header.Get("webhook-fallback") != "true" {
+			t.Errorf("the fallback got %v", got.Header)
+		}
 	}
 	if got, _ := attempted(t, target, primary, testDelivery()); got.Header.Get("authorization") != "Bearer planted-secret" || got.Header.Get("webhook-fallback") != "" {
 		t.Errorf("the primary got %v", got.Header)

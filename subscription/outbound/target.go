@@ -73,27 +73,16 @@ func asciiOnly(query string) string {
 // Target opens the subscription's secrets and prepares its requests. It serves one version of the subscription, until
 // Expired, and is closed after that. The error is one of opening the secrets, or of a URL that does not parse.
 func (s *Sender) Target(sub *subscription.Subscription, box *secret.Box) (*Target, error) {
-	credentials, err := sub.Open(box, s.opts.Now())
+	t, err := s.target(sub, box, sub.URL)
 	if err != nil {
 		return nil, err
 	}
-	timeout := time.Duration(sub.Request.Timeout)
-	if timeout <= 0 {
-		timeout = subscription.DefaultTimeout
-	}
-	t := &Target{
-		sender: s, sub: sub, credentials: credentials, timeout: min(timeout, maxTimeout), client: s.client, secrets: sub.SecretHeaders(),
-	}
-	fail := func(err error) (*Target, error) { return nil, fmt.Errorf("subscription %s: %w", sub.ID, err) }
-	if t.endpoint, err = newEndpoint(sub.URL); err != nil {
-		return fail(err)
-	}
-	if grant, ok := credentials.OAuth2(); ok {
+	if grant, ok := t.credentials.OAuth2(); ok {
 		if t.tokens, err = newTokens(s, grant); err != nil {
-			return fail(err)
+			return nil, fmt.Errorf("subscription %s: %w", sub.ID, err)
 		}
 	}
-	if certificate, ok := credentials.Certificate(); ok {
+	if certificate, ok := t.credentials.Certificate(); ok {
 		idle := s.opts.Egress.MaxIdlePerHost
 		if n := sub.MaxInFlight; n > 0 && n < idle {
 			idle = n
@@ -102,6 +91,37 @@ func (s *Sender) Target(sub *subscription.Subscription, box *secret.Box) (*Targe
 	}
 	t.prepare()
 	return t, nil
+}
+
+// Fallback is Target for the subscription's fallback_url, which must not be empty: whatever the routes, and without any of the
+// authentication that is meant for the others.
+func (s *Sender) Fallback(sub *subscription.Subscription, box *secret.Box) (*Target, error) {
+	t, err := s.target(sub, box, sub.FallbackURL)
+	if err != nil {
+		return nil, err
+	}
+	t.fixed, t.fallback = true, true
+	t.prepare()
+	return t, nil
+}
+
+// target opens the secrets and makes what every Target has.
+func (s *Sender) target(sub *subscription.Subscription, box *secret.Box, raw string) (*Target, error) {
+	credentials, err := sub.Open(box, s.opts.Now())
+	if err != nil {
+		return nil, err
+	}
+	to, err := newEndpoint(raw)
+	if err != nil {
+		return nil, fmt.Errorf("subscription %s: %w", sub.ID, err)
+	}
+	timeout := time.Duration(sub.Request.Timeout)
+	if timeout <= 0 {
+		timeout = subscription.DefaultTimeout
+	}
+	return &Target{
+		sender: s, sub: sub, credentials: credentials, timeout: min(timeout, maxTimeout), client: s.client, secrets: sub.SecretHeaders(), endpoint: to,
+	}, nil
 }
 
 // At returns a Target for one more URL of the same subscription, whatever its routes: one that is to be verified, or its

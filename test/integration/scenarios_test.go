@@ -42,6 +42,7 @@ var scenarios = []struct {
 	{"an exhausted delivery is a dead letter", deadLettersExhausted},
 	{"a permanent refusal is a dead letter at once", deadLettersRefused},
 	{"410 disables the subscription", goneDisables},
+	{"a fallback gets what is exhausted", fallsBack},
 	{"a hanging endpoint holds up nobody else", isolatesHanging},
 	{"nothing is pushed before verification", verifiesFirst},
 	{"pause skips and activate resumes", pauses},
