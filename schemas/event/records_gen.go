@@ -594,7 +594,9 @@ type Response struct {
 	ReceivedAt     time.Time // When it came.
 	Valid          bool      // Whether it has the agreed shape.
 	Problem        string    // What is wrong with it.
-	Body           []byte    // Body of the response.
+	Body           []byte    // Body of the response, at most 16 KiB.
+	Truncated      bool      // Whether the body was longer.
+	Attempt        int       // Which attempt it answered, from 1.
 }
 
 // SchemaName returns the full name of the record's Avro schema.
@@ -614,6 +616,8 @@ func (r *Response) AppendAvro(b []byte) []byte {
 	b = appendBool(b, r.Valid)
 	b = appendString(b, r.Problem)
 	b = appendBytes(b, r.Body)
+	b = appendBool(b, r.Truncated)
+	b = appendInt(b, int64(r.Attempt))
 	return b
 }
 
@@ -632,6 +636,8 @@ func (r *Response) ReadAvro(b []byte) error {
 	r.Valid = d.bool()
 	r.Problem = d.string()
 	r.Body = d.bytes()
+	r.Truncated = d.bool()
+	r.Attempt = int(d.int())
 	return d.done()
 }
 

@@ -133,7 +133,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		largest[t.Name] = t.MaxBytes
 	}
 	if s.producer, err = kafka.NewProducer(cfg.Config, s.log,
-		kafka.ManualPartitions(func(name string) bool { return name != topic.OwnEvents }),
+		kafka.ManualPartitions(func(name string) bool { return name != topic.OwnEvents && name != topic.Responses }),
 		kafka.TopicBatchBytes(func(name string) int { return largest[name] }),
 	); err != nil {
 		return nil, err

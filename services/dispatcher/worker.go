@@ -272,6 +272,9 @@ func (w *worker) settle(j *job, t *target, a *outbound.Answer, n int, traceparen
 		w.dead(f, j, now, v)
 	}
 	s.writeRecord(f, topic.Attempts, j.task.Record, rec)
+	if t.compiled.Subscription.CaptureResponse {
+		w.capture(f, t.compiled.Subscription, now)
+	}
 	if v.disable {
 		s.disable(f, d, t.compiled.Version, now)
 	}

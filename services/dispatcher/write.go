@@ -153,6 +153,12 @@ func (w *write) shrink(ctx context.Context) {
 			a.ResponseBody, a.ResponseHeaders, a.RequestHeaders, a.ResponseTruncated = nil, nil, nil, true
 			smaller = &a
 		}
+	case topic.Responses:
+		var a event.Response
+		if s.codec.Decode(ctx, w.record.Value, &a) == nil {
+			a.Body, a.ContentType, a.Truncated, a.Valid, a.Problem = nil, "", true, false, "the answer doesn't fit the topic "+topic.Responses
+			smaller = &a
+		}
 	case topic.DeadLetters:
 		var d event.DeadLetter
 		if s.codec.Decode(ctx, w.record.Value, &d) == nil {
