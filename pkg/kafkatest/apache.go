@@ -28,6 +28,9 @@ var ErrMissing = errors.New("Apache Kafka can't be started")
 // ports of 127.0.0.1.
 type Apache struct {
 	Brokers []string // their addresses, by index
+	// Detours are second ways to the brokers, by index, for proxies that a test puts between a client and the cluster: a
+	// client that bootstraps from their Via addresses is sent to these by every broker.
+	Detours []Detour
 
 	dir   string
 	java  string
@@ -35,10 +38,17 @@ type Apache struct {
 	nodes []*node
 }
 
+// Detour is where a broker tells clients of its second listener to connect, and where that listener is. Nobody listens on
+// Via until a test does.
+type Detour struct{ Via, Upstream string }
+
 type node struct {
-	id           int
-	dir          string
-	broker, ctrl int // ports
+	id     int
+	dir    string
+	broker int // ports
+	ctrl   int
+	detour int
+	via    int
 
 	mu   sync.Mutex
 	proc *process
@@ -63,13 +73,16 @@ func StartApache(ctx context.Context, n int, dir string) (*Apache, error) {
 		return nil, err
 	}
 	a := &Apache{dir: dir, java: java, jars: jars}
-	ports, err := freePorts(ctx, 2*n)
+	const each = 4
+	ports, err := freePorts(ctx, each*n)
 	if err != nil {
 		return nil, err
 	}
 	for i := range n {
-		a.nodes = append(a.nodes, &node{id: i + 1, dir: filepath.Join(dir, fmt.Sprintf("node-%d", i+1)), broker: ports[2*i], ctrl: ports[2*i+1]})
-		a.Brokers = append(a.Brokers, net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[2*i])))
+		p := ports[each*i:]
+		a.nodes = append(a.nodes, &node{id: i + 1, dir: filepath.Join(dir, fmt.Sprintf("node-%d", i+1)), broker: p[0], ctrl: p[1], detour: p[2], via: p[3]})
+		a.Brokers = append(a.Brokers, loopback(p[0]))
+		a.Detours = append(a.Detours, Detour{Via: loopback(p[3]), Upstream: loopback(p[2])})
 	}
 	for i := range n {
 		if err := a.format(ctx, a.nodes[i]); err != nil {
@@ -88,6 +101,8 @@ func StartApache(ctx context.Context, n int, dir string) (*Apache, error) {
 	}
 	return a, nil
 }
+
+func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
 func javaPath() (string, error) {
 	if home := os.Getenv("JAVA_HOME"); home != "" {
@@ -190,8 +205,9 @@ func (a *Apache) properties(n *node) string {
 		"process.roles=broker,controller",
 		fmt.Sprintf("node.id=%d", n.id),
 		"controller.quorum.voters=" + strings.Join(voters, ","),
-		fmt.Sprintf("listeners=BROKER://127.0.0.1:%d,CONTROLLER://127.0.0.1:%d", n.broker, n.ctrl),
-		"listener.security.protocol.map=BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT",
+		fmt.Sprintf("listeners=BROKER://127.0.0.1:%d,DETOUR://127.0.0.1:%d,CONTROLLER://127.0.0.1:%d", n.broker, n.detour, n.ctrl),
+		fmt.Sprintf("advertised.listeners=BROKER://127.0.0.1:%d,DETOUR://127.0.0.1:%d", n.broker, n.via),
+		"listener.security.protocol.map=BROKER:PLAINTEXT,DETOUR:PLAINTEXT,CONTROLLER:PLAINTEXT",
 		"inter.broker.listener.name=BROKER",
 		"controller.listener.names=CONTROLLER",
 		"log.dirs=" + filepath.Join(n.dir, "data"),
@@ -352,7 +368,12 @@ func (a *Apache) Pid(i int) int {
 }
 
 // Kill ends broker i (from 0) as a power cut would, but for the system's file cache.
-func (a *Apache) Kill(i int) {
+func (a *Apache) Kill(i int) { a.end(i, syscall.SIGKILL) }
+
+// Terminate ends broker i (from 0) in good order: it hands its partitions over first.
+func (a *Apache) Terminate(i int) { a.end(i, syscall.SIGTERM) }
+
+func (a *Apache) end(i int, with syscall.Signal) {
 	n := a.nodes[i]
 	n.mu.Lock()
 	p := n.proc
@@ -361,7 +382,7 @@ func (a *Apache) Kill(i int) {
 	if p == nil {
 		return
 	}
-	_ = syscall.Kill(p.pid, syscall.SIGKILL)
+	_ = syscall.Kill(p.pid, with)
 	<-p.ended
 }
 

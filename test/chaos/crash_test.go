@@ -1,0 +1,71 @@
+//go:build chaos
+
+package chaos
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// P-18, promise 1: every service is killed at random instants under load, and started again.
+func TestServicesKilled(t *testing.T) {
+	random := seeded(t)
+	w := newWorld(t, nil, 2)
+	stop := w.flowing(8)
+	defer stop()
+	victims := []string{"dispatcher-0", "filter", "producer", "dispatcher-1", "console"}
+	kills := 0
+	for range rounds(t, 2) {
+		random.Shuffle(len(victims), func(i, j int) { victims[i], victims[j] = victims[j], victims[i] })
+		for _, victim := range victims {
+			w.progress("events flow before "+victim+" is killed", 50+random.IntN(300))
+			w.kill(victim)
+			kills++
+		}
+	}
+	w.progress("events flow after the last kill", 100)
+	stop()
+	repeats := w.report("services killed")
+	require.LessOrEqual(t, repeats, kills*mostRepeats(len(endpoints)))
+}
+
+// mostRepeats is promise 3 for one kill: what was in flight, and 1,000 completions of each partition, of the lane and of
+// three retry tiers.
+func mostRepeats(subscriptions int) int { return 32*subscriptions + 1000*partitions*4 }
+
+// P-18, promise 1: a broker dies, the cluster goes on with two, and it comes back.
+func TestBrokerKilled(t *testing.T) {
+	random := seeded(t)
+	w := newWorld(t, nil, 2)
+	stop := w.flowing(8)
+	defer stop()
+	for range rounds(t, 3) {
+		i := random.IntN(len(built.apache.Brokers))
+		w.progress("events flow", 100)
+		built.apache.Kill(i)
+		w.progress("events flow on two brokers", 100)
+		require.NoError(t, built.apache.Restart(t.Context(), i))
+		awaitReplicas(t)
+	}
+	w.progress("events flow on three brokers", 100)
+	stop()
+	w.report("a broker killed")
+}
+
+// P-18, P-17: every broker is restarted in good order, one after the other.
+func TestRollingRestart(t *testing.T) {
+	w := newWorld(t, nil, 2)
+	stop := w.flowing(8)
+	defer stop()
+	for i := range built.apache.Brokers {
+		w.progress("events flow", 100)
+		built.apache.Terminate(i)
+		w.progress("events flow on two brokers", 100)
+		require.NoError(t, built.apache.Restart(t.Context(), i))
+		awaitReplicas(t)
+	}
+	w.progress("events flow on three brokers", 100)
+	stop()
+	w.report("a rolling restart")
+}
