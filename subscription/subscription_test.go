@@ -99,6 +99,8 @@ func TestMembersThatDoNotGoTogether(t *testing.T) {
 		batch + `,"payload":{"profile":"raw"}`:                                                       {Pointer: "#/batch", Detail: "it doesn't go with the profile raw (its items carry no id)"},
 		batch + `,"payload":{"profile":"custom","template":"event"}`:                                 {Pointer: "#/batch", Detail: "it doesn't go with the profile custom (its items carry no id)"},
 		batch + `,"payload":{"profile":"cloudevents-binary"}`:                                        {Pointer: "#/batch", Detail: "it doesn't go with the profile cloudevents-binary (one event a request)"},
+		`"rate_limit":{"per_second":100,"burst":3},"spread":4`:                                       {Pointer: "#/rate_limit/burst", Detail: "want at least spread: each of its parts needs a request to give"},
+		`"rate_limit":{"per_second":3},"spread":4`:                                                   {Pointer: "#/rate_limit/burst", Detail: "want at least spread: each of its parts needs a request to give"},
 		`"frequency":{"per":"agent","max":1,"window":"1m"},"spread":2`:                               {Pointer: "#/spread", Detail: "frequency needs 1: what it counts has to pass one place"},
 		`"payload":{"profile":"custom"}`:                                                             {Pointer: "#/payload/template", Detail: "the profile custom needs it: a CEL expression over event that yields the body"},
 		`"payload":{"template":"event.data"}`:                                                        {Pointer: "#/payload/template", Detail: "it belongs to the profile custom, not to standard"},

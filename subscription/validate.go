@@ -1,6 +1,7 @@
 package subscription
 
 import (
+	"cmp"
 	"encoding/json"
 	"regexp"
 	"slices"
@@ -92,6 +93,9 @@ func (s *Subscription) validate(dec *decoder, rules Rules) {
 	if s.RateLimit != nil {
 		within(dec, root.member("rate_limit").member("per_second"), s.RateLimit.PerSecond, 1, 100_000)
 		within(dec, root.member("rate_limit").member("burst"), s.RateLimit.Burst, 0, 1_000_000)
+		if most := cmp.Or(s.RateLimit.Burst, s.RateLimit.PerSecond); most >= 1 && s.Spread <= maxSpread && most < s.Spread {
+			dec.fault(root.member("rate_limit").member("burst"), "want at least spread: each of its parts needs a request to give")
+		}
 	}
 	s.validateBatch(dec, root.member("batch"))
 }

@@ -264,13 +264,14 @@ func (r *rig) done() {
 		names = append(names, topic.RetryTier(d))
 	}
 	until(r.t, "everything is committed", func() bool {
-		ends, err := adm.ListEndOffsets(r.t.Context(), names...)
-		if err != nil {
-			r.t.Fatal(err)
-		}
+		// In this order: what follows from a record stands in its topic before that record is committed.
 		committed, err := adm.FetchOffsets(r.t.Context(), Group)
 		if err != nil {
 			return false
+		}
+		ends, err := adm.ListEndOffsets(r.t.Context(), names...)
+		if err != nil {
+			r.t.Fatal(err)
 		}
 		behind := 0
 		ends.Each(func(end kadm.ListedOffset) {
