@@ -84,7 +84,8 @@ type LoopConfig struct {
 	// DrainTimeout is how long Run waits at its end for work in flight (20 s), RevokeTimeout how long a partition that
 	// is taken away waits for it (5 s).
 	DrainTimeout, RevokeTimeout time.Duration
-	// StuckAfter is how long a partition with work in hand may go without progress before that is reported; 1 min.
+	// StuckAfter is how long a partition with work in hand may go without progress before that is reported, in the log, by
+	// Ready and as a metric; 1 min. It must be longer than a record may well take.
 	StuckAfter time.Duration
 	// Options are added to the client's.
 	Options []kgo.Opt
@@ -107,7 +108,7 @@ type LoopConfig struct {
 const (
 	commitTimeout    = 10 * time.Second
 	pingEvery        = 5 * time.Second
-	retentionEvery   = 30 * time.Second
+	logsEvery        = 15 * time.Second
 	fetchMaxBytes    = 16 << 20
 	apartMaxBytes    = 4 << 20
 	partitionFetch   = 1 << 20
@@ -235,7 +236,7 @@ func (l *Loop) Run(ctx context.Context) error {
 	services.Go(func() { l.commitRegularly(background) })
 	services.Go(func() { l.watchBroker(background) })
 	services.Go(func() { l.watchProgress(background) })
-	services.Go(func() { l.watchRetention(background) })
+	services.Go(func() { l.watchLogs(background) })
 
 	var polls sync.WaitGroup
 	if l.apart != nil {
@@ -308,8 +309,8 @@ func (l *Loop) setPhase(phase string) {
 	l.mu.Unlock()
 }
 
-// Ready is nil when the loop has joined its group and every assigned partition is being read; else it says what it
-// waits for.
+// Ready is nil when the loop has joined its group, and every assigned partition is being read and moves; else it says
+// what it waits for.
 func (l *Loop) Ready() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -321,9 +322,17 @@ func (l *Loop) Ready() error {
 	case l.phase != "":
 		return fmt.Errorf("group %s: %s", l.cfg.Group, l.phase)
 	}
+	now := time.Now()
 	for _, p := range l.parts {
 		if p.pauses&pauseStarting != 0 {
 			return fmt.Errorf("group %s: preparing partition %s", l.cfg.Group, p.tp)
+		}
+		p.mu.Lock()
+		stalled, inflight := p.stalled(now), p.inflight
+		p.mu.Unlock()
+		if !stalled.IsZero() {
+			return fmt.Errorf("group %s: partition %s has made no progress since %s, with %d records in hand: the log has more", l.cfg.Group, p.tp,
+				stalled.UTC().Format(time.RFC3339), inflight)
 		}
 	}
 	return nil
@@ -535,4 +544,18 @@ func (l *Loop) listStarts(ctx context.Context, topics ...string) (kadm.ListedOff
 		return nil, fmt.Errorf("list start offsets: %w", err)
 	}
 	return starts, nil
+}
+
+func (l *Loop) listEnds(ctx context.Context) (kadm.ListedOffsets, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	list := kadm.NewClient(l.client).ListEndOffsets
+	if l.cfg.ReadCommitted {
+		list = kadm.NewClient(l.client).ListCommittedOffsets
+	}
+	ends, err := list(ctx, l.cfg.Topics...)
+	if err != nil {
+		return nil, fmt.Errorf("list end offsets: %w", err)
+	}
+	return ends, nil
 }

@@ -45,7 +45,8 @@ type partition struct {
 	first      int
 	queueBytes int64
 	next       int64 // offset to be polled next; -1 while it is not known
-	end        int64 // the log's end as the last fetch told
+	seen       int64 // offsets below it have been polled
+	end        int64 // the log's end as the last fetch, or look at the log, told
 	lossTo     int64 // offsets below it have been reported as lost
 
 	window      *Window
@@ -58,7 +59,10 @@ type partition struct {
 	committedVersion uint64
 	completions      int
 	epochs           []epochMark
+	times            []timeMark
+	unseen           timeMark
 	progress         uint64 // grows with every record handed out and completed
+	still            stillness
 }
 
 // epochMark says that records from an offset on are of a leader epoch.
@@ -212,6 +216,7 @@ func (p *partition) deliver(fp kgo.FetchTopicPartition) {
 			p.epochs = append(p.epochs, epochMark{r.Offset, r.LeaderEpoch})
 		}
 	}
+	p.noteTimes(fp.Records)
 	p.next, p.end = last.Offset+1, fp.HighWatermark
 	full := p.queueBytes >= p.queueHigh.Load() && !p.full
 	p.full = p.full || full
@@ -231,7 +236,7 @@ func (p *partition) restart(at int64) {
 	p.queue, p.first, p.queueBytes = nil, 0, 0
 	p.window.Reset(at)
 	p.incarnation++
-	p.epochs = nil
+	p.epochs, p.times, p.seen = nil, nil, 0
 	p.version++
 	p.lossTo = 0
 }
@@ -325,6 +330,11 @@ func (p *partition) nextTask() *Task {
 		p.progress++
 		switch taken {
 		case TakenNow:
+			if r.Attrs.IsControl() { // the mark of a transaction's end: nobody's work, but part of the log
+				p.window.Done(r.Offset)
+				p.version++
+				continue
+			}
 			p.inflight++
 			p.inBytes += size
 			return &Task{Record: r, p: p, size: size, incarnation: p.incarnation}

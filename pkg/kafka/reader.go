@@ -33,6 +33,7 @@ func (l *Loop) makeReaders() error {
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.FetchMaxBytes(fetchMaxBytes),
 		kgo.FetchMaxPartitionBytes(partitionFetch),
+		kgo.KeepControlRecords(), // or a log that ends in a transaction's mark would never be read to its end
 	)
 	if l.cfg.ReadCommitted {
 		common = append(common, kgo.FetchIsolationLevel(kgo.ReadCommitted()))

@@ -2,11 +2,8 @@ package kafka
 
 import (
 	"context"
-	"fmt"
 	"time"
 
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/metric"
 	"go.uber.org/zap"
 )
 
@@ -44,15 +41,12 @@ func (l *Loop) watchBroker(ctx context.Context) {
 }
 
 // watchProgress reports partitions with work in hand that don't move: heartbeats go on whatever the handlers do, so
-// nothing else would tell.
+// nothing else would tell. Such a partition is not given up and handed out anew: what holds it is most often a write that
+// Kafka doesn't take, and then everything in hand would be done over again, and again, without getting any further.
 func (l *Loop) watchProgress(ctx context.Context) {
-	type state struct {
-		progress uint64
-		since    time.Time
-	}
-	seen := make(map[*partition]state)
 	ticker := time.NewTicker(l.cfg.StuckAfter / 4)
 	defer ticker.Stop()
+	told := make(map[*partition]time.Time)
 	for {
 		select {
 		case <-ctx.Done():
@@ -65,36 +59,63 @@ func (l *Loop) watchProgress(ctx context.Context) {
 			live[p] = struct{}{}
 		}
 		l.mu.Unlock()
-		for p := range seen {
+		for p := range told {
 			if _, ok := live[p]; !ok {
-				delete(seen, p)
+				delete(told, p)
 			}
 		}
 		now := time.Now()
 		for p := range live {
-			p.mu.Lock()
-			progress, inflight, queued := p.progress, p.inflight, len(p.queue)-p.first
-			busy := (inflight > 0 || queued > 0) && !p.deferring
-			oldest := p.window.Watermark()
-			p.mu.Unlock()
-			s, ok := seen[p]
-			if !ok || !busy || s.progress != progress {
-				seen[p] = state{progress, now}
+			since, inflight, oldest := p.watch(now)
+			if since.IsZero() {
+				delete(told, p)
 				continue
 			}
-			if now.Sub(s.since) >= l.cfg.StuckAfter {
-				seen[p] = state{progress, now}
+			if now.Sub(told[p]) >= l.cfg.StuckAfter {
+				told[p] = now
 				l.meters.stuck.Add(ctx, 1, l.meters.topic(p.tp.Topic))
-				l.log.Error("consume loop: a partition makes no progress", zap.Stringer("partition", p.tp), zap.Duration("for", l.cfg.StuckAfter),
-					zap.Int64("in_flight", inflight), zap.Int("queued", queued), zap.Int64("oldest_open_offset", oldest))
+				l.log.Error("consume loop: a partition makes no progress", zap.Stringer("partition", p.tp), zap.Time("since", since),
+					zap.Int64("in_flight", inflight), zap.Int64("oldest_open_offset", oldest))
 			}
 		}
 	}
 }
 
-// watchRetention looks for records that were deleted unread while nothing new came that would show it.
-func (l *Loop) watchRetention(ctx context.Context) {
-	ticker := time.NewTicker(retentionEvery)
+// stillness is the progress that a look found, and since when it has been that. It is zero while there is nothing to do.
+type stillness struct {
+	progress uint64
+	since    time.Time
+}
+
+// watch looks whether the partition moves. It returns what stalled does.
+func (p *partition) watch(now time.Time) (since time.Time, inflight, oldest int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case !p.busy():
+		p.still = stillness{}
+	case p.still.since.IsZero() || p.still.progress != p.progress:
+		p.still = stillness{p.progress, now}
+	}
+	return p.stalled(now), p.inflight, p.window.Watermark()
+}
+
+// busy tells whether there is something to be done now. p.mu is held.
+func (p *partition) busy() bool { return (p.inflight > 0 || p.first < len(p.queue)) && !p.deferring }
+
+// stalled is since when the partition has had work in hand without any progress, zero if that is not for StuckAfter yet.
+// p.mu is held.
+func (p *partition) stalled(now time.Time) time.Time {
+	if !p.busy() || p.still.since.IsZero() || p.still.progress != p.progress || now.Sub(p.still.since) < p.l.cfg.StuckAfter {
+		return time.Time{}
+	}
+	return p.still.since
+}
+
+// watchLogs looks where the logs begin and end. Records that were deleted unread would otherwise show only when new ones
+// come, and what comes while a partition is paused not at all.
+func (l *Loop) watchLogs(ctx context.Context) {
+	ticker := time.NewTicker(logsEvery)
 	defer ticker.Stop()
 	for {
 		select {
@@ -106,7 +127,16 @@ func (l *Loop) watchRetention(ctx context.Context) {
 		if err != nil {
 			continue // watchBroker says so
 		}
+		ends, err := l.listEnds(ctx)
+		if err != nil {
+			continue
+		}
 		for _, p := range l.everything() {
+			if end, ok := ends.Lookup(p.tp.Topic, p.tp.Partition); ok && end.Err == nil {
+				p.mu.Lock()
+				p.end = max(p.end, end.Offset)
+				p.mu.Unlock()
+			}
 			start, ok := starts.Lookup(p.tp.Topic, p.tp.Partition)
 			if !ok || start.Err != nil {
 				continue
@@ -133,105 +163,4 @@ func (l *Loop) reportLoss(loss Loss) {
 	if l.cfg.LostRecords != nil {
 		l.cfg.LostRecords(loss)
 	}
-}
-
-// loopMeters are the loop's metrics. Labels are group and topic: partitions would multiply the series.
-type loopMeters struct {
-	meter                                                 metric.Meter
-	group                                                 metric.MeasurementOption
-	topics                                                map[string]metric.MeasurementOption
-	commits, commitErrors, skipped, deferred, stuck, lost metric.Int64Counter
-	lag, inflight, window, paused, partitions             metric.Int64ObservableGauge
-}
-
-func newLoopMeters(l *Loop) (*loopMeters, error) {
-	m := &loopMeters{
-		meter:  l.cfg.Meter.Meter("github.com/callstream/callstream/pkg/kafka"),
-		group:  metric.WithAttributeSet(attribute.NewSet(attribute.String("group", l.cfg.Group))),
-		topics: make(map[string]metric.MeasurementOption),
-	}
-	for _, t := range l.cfg.Topics {
-		m.topics[t] = metric.WithAttributeSet(attribute.NewSet(attribute.String("group", l.cfg.Group), attribute.String("topic", t)))
-	}
-	for _, c := range []struct {
-		to         *metric.Int64Counter
-		name, help string
-	}{
-		{&m.commits, "callstream.consumer.commits", "Offset commits."},
-		{&m.commitErrors, "callstream.consumer.commit_errors", "Offset commits that failed."},
-		{&m.skipped, "callstream.consumer.already_done", "Records passed by because an earlier owner had done them."},
-		{&m.deferred, "callstream.consumer.deferred", "Waits for a record that was not due."},
-		{&m.stuck, "callstream.consumer.stuck", "Times that a partition with work in hand made no progress."},
-		{&m.lost, "callstream.consumer.lost_records", "Offsets that the broker no longer had when they were to be read."},
-	} {
-		var err error
-		if *c.to, err = m.meter.Int64Counter(c.name, metric.WithDescription(c.help)); err != nil {
-			return nil, fmt.Errorf("%s: %w", c.name, err)
-		}
-	}
-	for _, g := range []struct {
-		to         *metric.Int64ObservableGauge
-		name, help string
-	}{
-		{&m.lag, "callstream.consumer.lag", "Records between the watermark and the log's end, as of the last fetch."},
-		{&m.inflight, "callstream.consumer.in_flight", "Records handed out and not done."},
-		{&m.window, "callstream.consumer.window", "Offsets in the widest window of a topic's partitions."},
-		{&m.paused, "callstream.consumer.paused", "Partitions that are not being fetched."},
-		{&m.partitions, "callstream.consumer.partitions", "Partitions assigned."},
-	} {
-		var err error
-		if *g.to, err = m.meter.Int64ObservableGauge(g.name, metric.WithDescription(g.help)); err != nil {
-			return nil, fmt.Errorf("%s: %w", g.name, err)
-		}
-	}
-	return m, nil
-}
-
-func (m *loopMeters) topic(name string) metric.MeasurementOption {
-	if o, ok := m.topics[name]; ok {
-		return o
-	}
-	return m.group
-}
-
-// observe has the gauges read the loop's state whenever they are collected.
-func (m *loopMeters) observe(l *Loop) (unregister func(), err error) {
-	reg, err := m.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
-		type sums struct{ lag, inflight, window, paused, partitions int64 }
-		byTopic := make(map[string]*sums, len(l.cfg.Topics))
-		for _, t := range l.cfg.Topics {
-			byTopic[t] = &sums{}
-		}
-		l.mu.Lock()
-		for tp, p := range l.parts {
-			s := byTopic[tp.Topic]
-			if s == nil {
-				continue
-			}
-			s.partitions++
-			if p.pauses != 0 {
-				s.paused++
-			}
-			p.mu.Lock()
-			s.inflight += p.inflight
-			s.window = max(s.window, p.window.Span())
-			if p.window.Started() {
-				s.lag += max(0, p.end-p.window.Watermark())
-			}
-			p.mu.Unlock()
-		}
-		l.mu.Unlock()
-		for t, s := range byTopic {
-			o.ObserveInt64(m.lag, s.lag, m.topic(t))
-			o.ObserveInt64(m.inflight, s.inflight, m.topic(t))
-			o.ObserveInt64(m.window, s.window, m.topic(t))
-			o.ObserveInt64(m.paused, s.paused, m.topic(t))
-			o.ObserveInt64(m.partitions, s.partitions, m.topic(t))
-		}
-		return nil
-	}, m.lag, m.inflight, m.window, m.paused, m.partitions)
-	if err != nil {
-		return nil, err
-	}
-	return func() { _ = reg.Unregister() }, nil
 }

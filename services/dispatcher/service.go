@@ -142,6 +142,10 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	return s, nil
 }
 
+// stuckAfter is longer than a delivery may be in hand: a minute in a batch that fills, 30 s on its way, and the rest for
+// brokers that are slow to acknowledge.
+const stuckAfter = 3 * time.Minute
+
 // newLoop makes the loop over the delivery topics: those of the configuration, and any other that exists. A retry tier or
 // a lane that was taken out of the configuration may still hold deliveries, and the filter writes to every lane that
 // exists: what no dispatcher reads, retention would take without a word.
@@ -178,7 +182,8 @@ func (s *Service) newLoop(ctx context.Context) (*kafka.Loop, error) {
 		Apart:       func(name string) bool { return s.sources[name].kind != fromLane },
 		Window:      kafka.WindowConfig{Offsets: s.cfg.WindowOffsets, Bytes: s.cfg.WindowBytes},
 		CommitEvery: s.cfg.CommitInterval, DrainTimeout: s.cfg.DrainTimeout, RevokeTimeout: s.cfg.RevokeTimeout,
-		Assigned: s.assigned, Lost: s.lost, Handle: s.handle,
+		StuckAfter: stuckAfter,
+		Assigned:   s.assigned, Lost: s.lost, Handle: s.handle,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make the dispatcher's loop: %w", err)
