@@ -189,7 +189,11 @@ func dispatch(b *testing.B, brokers []string, registry *kafka.Registry) measured
 	if err := <-ended; err != nil && !errors.Is(err, context.Canceled) {
 		b.Fatal(err)
 	}
-	if n := s.metrics.parked.Load(); n > 0 {
+	n := int64(0)
+	for i := range s.metrics.parked {
+		n += s.metrics.parked[i].Load()
+	}
+	if n > 0 {
 		b.Logf("%d deliveries were parked", n)
 	}
 	return m

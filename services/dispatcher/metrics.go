@@ -14,7 +14,7 @@ import (
 // microseconds, of which an instrument call with attributes would be a percent each.
 type metrics struct {
 	outcomes  [4]atomic.Int64 // by the order of outcomeNames
-	parked    atomic.Int64
+	parked    [admissions]atomic.Int64
 	hops      atomic.Int64
 	lost      atomic.Int64 // records that fitted no topic
 	rewrites  atomic.Int64 // writes that had to be repeated
@@ -31,7 +31,18 @@ func outcomeNames() []string {
 	return []string{outcomeDelivered, outcomeRetry, outcomeDead, outcomeSkipped}
 }
 
-func newMetrics(provider metric.MeterProvider, load func() (busy, waiting int)) (*metrics, error) {
+// parkCauses are the labels of what is parked.
+func parkCauses() map[admission]metric.MeasurementOption {
+	causes := map[admission]metric.MeasurementOption{}
+	for why, cause := range map[admission]string{
+		full: "share", slowed: "rate_limit", broken: "breaker", cooling: "retry_after", diverted: "window", faulty: "fault",
+	} {
+		causes[why] = metric.WithAttributes(attribute.String("kind", "parked"), attribute.String("cause", cause))
+	}
+	return causes
+}
+
+func newMetrics(provider metric.MeterProvider, load func() load) (*metrics, error) {
 	meter := provider.Meter("github.com/callstream/callstream/services/dispatcher")
 	m := &metrics{}
 	var errs [7]error
@@ -52,6 +63,9 @@ func newMetrics(provider metric.MeterProvider, load func() (busy, waiting int)) 
 	queue, err := meter.Int64ObservableGauge("callstream.dispatcher.jobs", metric.WithUnit("{delivery}"),
 		metric.WithDescription("Deliveries in flight and queued in this process"))
 	errs[5] = err
+	shards, err := meter.Int64ObservableGauge("callstream.dispatcher.shards", metric.WithUnit("{shard}"),
+		metric.WithDescription("Subscriptions in their partitions: with something to do (active), whose breaker is open, that wait for a rate limit or Retry-After (throttled), that leave the last workers to others (crowded)"))
+	errs[6] = err
 	for _, err := range errs {
 		if err != nil {
 			return nil, fmt.Errorf("make the dispatcher's metrics: %w", err)
@@ -64,25 +78,38 @@ func newMetrics(provider metric.MeterProvider, load func() (busy, waiting int)) 
 	kind := func(name string) metric.MeasurementOption {
 		return metric.WithAttributes(attribute.String("kind", name))
 	}
-	parked, hop, lost, rewrite, disabled, exhausted := kind("parked"), kind("hop"), kind("lost"), kind("rewrite"), kind("disabled"), kind("exhausted")
+	parked := parkCauses()
+	hop, lost, rewrite, disabled, exhausted := kind("hop"), kind("lost"), kind("rewrite"), kind("disabled"), kind("exhausted")
 	fallback := kind("fallback")
-	flying, queued := metric.WithAttributes(attribute.String("state", "in_flight")), metric.WithAttributes(attribute.String("state", "queued"))
+	state := func(name string, of ...attribute.KeyValue) metric.MeasurementOption {
+		return metric.WithAttributes(append(of, attribute.String("state", name))...)
+	}
+	first, late := state("in_flight", attribute.String("kind", "first")), state("in_flight", attribute.String("kind", "retry"))
+	queued := state("queued", attribute.String("kind", "all"))
+	active, open, asleep, crowded := state("active"), state("breaker_open"), state("throttled"), state("crowded")
 	_, err = meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		for i := range m.outcomes {
 			o.ObserveInt64(outcomes, m.outcomes[i].Load(), byOutcome[i])
 		}
-		o.ObserveInt64(events, m.parked.Load(), parked)
+		for why, cause := range parked {
+			o.ObserveInt64(events, m.parked[why].Load(), cause)
+		}
 		o.ObserveInt64(events, m.hops.Load(), hop)
 		o.ObserveInt64(events, m.lost.Load(), lost)
 		o.ObserveInt64(events, m.rewrites.Load(), rewrite)
 		o.ObserveInt64(events, m.disabled.Load(), disabled)
 		o.ObserveInt64(events, m.fallback.Load(), fallback)
 		o.ObserveInt64(events, m.exhausted.Load(), exhausted)
-		busy, waiting := load()
-		o.ObserveInt64(queue, int64(busy), flying)
-		o.ObserveInt64(queue, int64(waiting), queued)
+		now := load()
+		o.ObserveInt64(queue, int64(now.first), first)
+		o.ObserveInt64(queue, int64(now.late), late)
+		o.ObserveInt64(queue, int64(now.waiting), queued)
+		o.ObserveInt64(shards, int64(now.active), active)
+		o.ObserveInt64(shards, int64(now.broken), open)
+		o.ObserveInt64(shards, int64(now.asleep), asleep)
+		o.ObserveInt64(shards, int64(now.crowded), crowded)
 		return nil
-	}, outcomes, events, queue)
+	}, outcomes, events, queue, shards)
 	if err != nil {
 		return nil, fmt.Errorf("register the dispatcher's metrics: %w", err)
 	}

@@ -9,13 +9,20 @@ import (
 // idleWorkers is how many workers wait for work before further ones end.
 const idleWorkers = 256
 
-// admission is what became of a job that asked for a place in its subscription's queue.
+// admission is what became of a job that asked for a place in its subscription's queue: all but the first and the last
+// reason say why it is parked.
 type admission int
 
 const (
-	admitted admission = iota
-	full               // the queue is over its share
-	closing            // the scheduler takes nothing any more
+	admitted   admission = iota
+	full                 // the queue is over its share
+	slowed               // the queue is as long as the rate limit lets it clear in time
+	broken               // the endpoint's breaker is open
+	cooling              // the endpoint has asked for nothing for a while
+	diverted             // it held back its partition's window
+	faulty               // it can't be sent, for a reason of ours
+	admissions           // how many there are
+	closing              // the scheduler takes nothing any more
 )
 
 // schedulerConfig is what a scheduler is made of.
@@ -25,6 +32,7 @@ type schedulerConfig struct {
 	shareBytes int64                           // most bytes of them; 0: no bound
 	newWork    func() func(*job)               // called once for each worker, returns its function
 	since      func(partition int32) time.Time // when a partition was assigned
+	changed    func(*change)                   // called without the lock
 }
 
 // scheduler gives the jobs of all subscriptions to workers: in order within a subscription, in turn between those that
@@ -51,6 +59,7 @@ type scheduler struct {
 	waiting    int                            // jobs queued
 	active     int                            // shards with something queued or in flight
 	asleep     int                            // shards that wait for their alarm
+	broken     int                            // shards with an open breaker
 	stopped    bool
 	ended      sync.WaitGroup
 }
@@ -134,7 +143,10 @@ func (s *scheduler) abandon(partition int32) {
 // handed out to be abandoned, so nothing has to be kept to any more.
 func (s *scheduler) drop(sh *shard) {
 	sh.sub.replace(nil)
-	sh.rate = bucket{}
+	if sh.breaker.opened > 0 {
+		s.broken--
+	}
+	sh.rate, sh.breaker = bucket{}, breaker{}
 	s.rouse(sh)
 	s.offer(sh, time.Now())
 	delete(s.shards, sh.shardKey)
@@ -183,6 +195,11 @@ func (s *scheduler) submit(ctx context.Context, j *job, patience time.Duration) 
 		if !waiting.IsZero() && j.late {
 			sh.waits.spent += now.Sub(waiting)
 		}
+		if why, until := sh.refuses(now); why != admitted {
+			s.mu.Unlock()
+			j.until = until
+			return why
+		}
 		limit := sh.limit(s.share, now)
 		room := sh.queued() < limit && (s.shareBytes == 0 || sh.bytes+j.size <= s.shareBytes || sh.queued() == 0)
 		if room {
@@ -201,8 +218,12 @@ func (s *scheduler) submit(ctx context.Context, j *job, patience time.Duration) 
 		}
 		if patience <= 0 || !worthIt || sh.stalled(now) {
 			sh.waits.vain = sh.waits.vain || !waiting.IsZero()
+			why := full
+			if sh.rate.limits() && limit < s.share {
+				why = slowed
+			}
 			s.mu.Unlock()
-			return full
+			return why
 		}
 		if sh.room == nil {
 			sh.room = make(chan struct{})
@@ -279,10 +300,14 @@ func (s *scheduler) call() {
 // wait is how long a shard may send nothing; the lock is held. At the end nothing is waited for: whoever gets a job then
 // abandons it.
 func (s *scheduler) wait(sh *shard, now time.Time) time.Duration {
-	if s.stopped || !sh.rate.limits() {
+	if s.stopped {
 		return 0
 	}
-	return sh.rate.wait(now)
+	wait := max(sh.breaker.cool.Sub(now), 0)
+	if sh.rate.limits() {
+		wait = max(wait, sh.rate.wait(now))
+	}
+	return wait
 }
 
 // sleep has a shard come back in a while; the lock is held.
@@ -419,7 +444,12 @@ func (s *scheduler) run() {
 		now = time.Now()
 
 		s.mu.Lock()
-		s.finish(j, now.Sub(start), now)
+		if c := s.finish(j, now.Sub(start), now); c != nil && s.changed != nil {
+			s.mu.Unlock()
+			s.changed(c)
+			now = time.Now()
+			s.mu.Lock()
+		}
 	}
 }
 
@@ -452,8 +482,8 @@ func (s *scheduler) makeRoom(sh *shard, now time.Time) {
 	}
 }
 
-// finish counts a job as done; the lock is held.
-func (s *scheduler) finish(j *job, took time.Duration, now time.Time) {
+// finish counts a job as done, and returns what that changes; the lock is held.
+func (s *scheduler) finish(j *job, took time.Duration, now time.Time) *change {
 	sh := j.shard
 	s.busy--
 	if j.late {
@@ -478,8 +508,10 @@ func (s *scheduler) finish(j *job, took time.Duration, now time.Time) {
 			sh.took += (took - sh.took) / 16
 		}
 	}
+	c := s.react(sh, j.came, now)
 	s.account(sh)
 	s.offer(sh, now)
+	return c
 }
 
 // maySend is asked before a job is sent: whether it still has the token that the rate limit wants. One that was taken
@@ -536,17 +568,31 @@ func (s *scheduler) sweep(before time.Time) {
 	defer s.mu.Unlock()
 	now := time.Now()
 	for _, sh := range s.shards {
-		if !sh.active && sh.ring == nil && sh.room == nil && sh.lastUse.Before(before) && sh.rate.full(now) && sh.frequency.Load().empty(now) {
+		if !sh.active && sh.ring == nil && sh.room == nil && sh.lastUse.Before(before) && sh.rate.full(now) && (sh.breaker.opened == 0 || sh.breaker.until.Before(before)) && sh.frequency.Load().empty(now) {
 			s.drop(sh)
 		}
 	}
 }
 
-// load returns how many jobs are in flight and how many wait.
-func (s *scheduler) load() (busy, waiting int) {
+// load is what a scheduler has to do: deliveries in flight (first attempts, and those from the slow topic and the retry
+// tiers) and queued; and shards: that have something to do, whose breaker is open, that wait for their rate limit, and
+// that leave workers to others.
+type load struct {
+	first, late, waiting            int
+	active, broken, asleep, crowded int
+}
+
+// load tells what there is to do.
+func (s *scheduler) load() load {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.busy, s.waiting
+	l := load{first: s.busy - s.busyLate, late: s.busyLate, waiting: s.waiting, active: s.active, broken: s.broken, asleep: s.asleep}
+	for _, r := range []*ring{&s.crowded, &s.retrying} {
+		for sh := r.first; sh != nil; sh = sh.after {
+			l.crowded++
+		}
+	}
+	return l
 }
 
 // stop takes no more jobs, hands out those that wait (their workers see that their partition is gone, or send them) and

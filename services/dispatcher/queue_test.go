@@ -140,7 +140,7 @@ func TestABusyEndpointIsWaitedFor(t *testing.T) {
 			t.Fatalf("job %d: %v", i, got)
 		}
 		if i == 0 {
-			for busy, _ := s.load(); busy == 0; busy, _ = s.load() {
+			for s.load().first == 0 {
 			}
 		}
 	}

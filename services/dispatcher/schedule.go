@@ -47,6 +47,17 @@ func (t tiers) choose(remaining time.Duration) time.Duration {
 	return best
 }
 
+// aside returns the tier, and how long in all, for a delivery that is parked for about that long. It stays in one tier, and
+// in the smallest for up to its delay more, so that what is parked together doesn't come back together, and each time costs
+// at most two writes. random is in [0, 1).
+func (t tiers) aside(about time.Duration, random float64) (tier, delay time.Duration) {
+	tier = t.choose(about)
+	if tier > about { // it is the smallest, which lets records go when they are due
+		return tier, withJitter(about, random)
+	}
+	return tier, tier + time.Duration(float64(min(t[0], tier))*random)
+}
+
 // leaves is when a record that entered a tier at enqueued leaves it. In every tier but the smallest this is the tier's
 // delay later, the same for all, so that the head of the topic is always the next to leave. A record of the smallest
 // tier may be due earlier: then it leaves at its time if it is the head, and after the head's at the latest.

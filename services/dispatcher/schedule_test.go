@@ -61,6 +61,27 @@ func TestHopsEndWhenTheRecordIsDue(t *testing.T) {
 	})
 }
 
+// What is parked comes back after about as long as it was to, never together with what was parked at the same time, and
+// goes through two tiers at most.
+func TestParkedDeliveriesMakeNoDetours(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		all := genTiers(t)
+		about := time.Duration(rapid.Int64Range(1000, 300_000).Draw(t, "about")) * time.Millisecond
+		tier, delay := all.aside(about, rapid.Float64Range(0, 0.999).Draw(t, "random"))
+		if delay > 2*about || delay < min(about, tier) {
+			t.Fatalf("about %v became %v", about, delay)
+		}
+		start := time.UnixMilli(1_700_000_000_000)
+		due, hops := start.Add(delay), 0
+		for now := leaves(start, due, tier); now.Before(due); hops++ {
+			now = leaves(now, due, all.choose(due.Sub(now)))
+		}
+		if hops > 1 {
+			t.Fatalf("%d hops on the way to %v through %v", hops, delay, all)
+		}
+	})
+}
+
 func TestJitterOnlyLengthens(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		delay := time.Duration(rapid.Int64Range(0, int64(7*24*time.Hour)).Draw(t, "delay"))

@@ -113,7 +113,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	// that wait take memory, which the offsets of a wide window don't: hence the bound.
 	s.scheduler = newScheduler(schedulerConfig{
 		workers: cfg.InFlight, share: min(max(cfg.WindowOffsets/4, 1), mostShare), shareBytes: cfg.WindowBytes / 4,
-		newWork: s.newWorker, since: s.owned.sinceWhen,
+		newWork: s.newWorker, since: s.owned.sinceWhen, changed: s.changed,
 	})
 	if s.metrics, err = newMetrics(deps.Meter, s.scheduler.load); err != nil {
 		return nil, err
@@ -328,11 +328,12 @@ func (s *Service) handle(ctx context.Context, t *kafka.Task) {
 	}
 	j.shard = s.scheduler.shardOf(j.key(), allowed)
 	j.late, j.size = j.from.kind != fromLane, int64(len(t.Record.Value)+len(t.Record.Key))
-	switch s.scheduler.submit(ctx, j, patience(j.from.kind)) {
-	case full:
-		s.park(j, time.Now())
+	switch why := s.scheduler.submit(ctx, j, patience(j.from.kind)); why {
+	case admitted:
 	case closing:
 		t.Abandon()
+	default:
+		s.divert(j, why, j.until)
 	}
 }
 

@@ -36,6 +36,8 @@ type job struct {
 	late  bool      // from the slow topic or a retry tier
 	token time.Time // when it took a token of the rate limit; zero where it has none
 	sent  bool      // its token is used
+	came  came      // what came of its request
+	until time.Time // where it was refused: not before
 	again bool      // it goes back to the head of its queue
 	turn  turn      // where the shard's subscription has a frequency
 }
@@ -82,8 +84,9 @@ type shard struct {
 	before, after *shard
 
 	took     time.Duration // moving average of how long an attempt takes
-	unheard  int           // attempts in a row that got no answer
-	lastDone time.Time     // when an attempt ended last
+	breaker  breaker
+	unheard  int       // attempts in a row that got no answer
+	lastDone time.Time // when an attempt ended last
 	lastUse  time.Time
 	room     chan struct{} // closed when somebody waits for room and there is some
 	waits    waits

@@ -223,6 +223,7 @@ func (w *worker) send(ctx context.Context, j *job, t *target) {
 		j.task.Abandon()
 		return
 	}
+	j.came = cameFrom(&a, a.Started.Add(a.Took))
 	v := w.settle(j, t, &a, n, traceparent)
 	a.Release()
 
@@ -334,7 +335,7 @@ func (s *Service) unsendable(j *job, d *event.Delivery, cause error) {
 	now := time.Now()
 	if j.parked < givenUpTurns {
 		s.failures.Warn("a delivery can't be sent now", zap.String("delivery", d.ID), zap.String("subscription", d.SubscriptionID), zap.Error(cause))
-		s.park(j, now)
+		s.putOff(j, now)
 		return
 	}
 	reason := reasonUnsent
@@ -390,21 +391,6 @@ func (s *Service) broken(d *delivery, cause any) {
 	}
 	f.end()
 	s.metrics.outcome(outcomeDead)
-}
-
-// park puts a delivery aside that found no room or can't be sent now: what comes from a lane into the slow topic, what
-// has been there into the retry tier that its growing delay asks for. It is no attempt.
-func (s *Service) park(j *job, now time.Time) {
-	s.metrics.parked.Add(1)
-	m := move{topic: topic.Slow, attempts: j.attempts, parked: j.parked + 1}
-	if j.from.kind != fromLane {
-		delay := parkDelay(j.parked - 1)
-		m.tier = s.tiers.choose(delay)
-		m.topic, m.due = topic.RetryTier(m.tier), now.Add(delay)
-	}
-	f := s.begin(&j.delivery)
-	f.write(j.moved(m, now))
-	f.end()
 }
 
 // hop moves a record that left its tier before it is due to the tier for what remains.

@@ -1,0 +1,41 @@
+package dispatcher
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/callstream/callstream/schemas/topic"
+)
+
+// divert puts a delivery aside that its shard doesn't take now, and not before until.
+func (s *Service) divert(j *job, why admission, until time.Time) {
+	now := time.Now()
+	s.metrics.parked[why].Add(1)
+	if j.from.kind == fromLane && (why == full || why == slowed || why == diverted) {
+		// The slow topic is where waiting for room belongs.
+		s.park(j, move{topic: topic.Slow}, now)
+		return
+	}
+	tier, delay := s.tiers.aside(max(parkDelay(j.delivery.parked), until.Sub(now)), rand.Float64())
+	s.park(j, move{topic: topic.RetryTier(tier), tier: tier, due: now.Add(delay)}, now)
+}
+
+// putOff parks a delivery that can't be sent for a reason of ours: its delay is as long as it says, for it counts how long that lasts.
+func (s *Service) putOff(j *job, now time.Time) {
+	s.metrics.parked[faulty].Add(1)
+	if j.from.kind == fromLane {
+		s.park(j, move{topic: topic.Slow}, now)
+		return
+	}
+	delay := parkDelay(j.delivery.parked - 1)
+	tier := s.tiers.choose(delay)
+	s.park(j, move{topic: topic.RetryTier(tier), tier: tier, due: now.Add(delay)}, now)
+}
+
+// park moves a delivery without an attempt.
+func (s *Service) park(j *job, to move, now time.Time) {
+	to.attempts, to.parked = j.attempts, j.delivery.parked+1
+	f := s.begin(&j.delivery)
+	f.write(j.moved(to, now))
+	f.end()
+}
