@@ -49,6 +49,7 @@ func newHandler(s *Service) http.Handler {
 	a.registerTryouts()
 	a.registerStats()
 	a.registerHistory()
+	a.registerResponses()
 	a.registerAgents()
 	a.registerKeys()
 	a.registerAudit()
@@ -153,6 +154,8 @@ type operation struct {
 	maxBody int64
 	// accepted says that the operation is a change, which is answered 202 when it is stored and not in force in time.
 	accepted bool
+	// stream answers instead of the handler where the caller asks for a stream; nil for none. It begins with who calls known.
+	stream func(ctx huma.Context, next func(huma.Context))
 	// request and answer are examples of the two bodies; nil for none.
 	request, answer any
 }
@@ -195,6 +198,9 @@ func register[I, O any](a *apiSet, op operation, handle func(ctx context.Context
 	if op.body != nil {
 		declared.RequestBody = &huma.RequestBody{Required: !op.bodyOptional, Content: map[string]*huma.MediaType{}}
 		declared.SkipValidateBody = true
+	}
+	if op.stream != nil {
+		declared.Middlewares = huma.Middlewares{op.stream}
 	}
 	huma.Register(a.api, declared, func(ctx context.Context, in *I) (*O, error) {
 		if raw, ok := any(in).(rawInput); ok && !accepts(op.mediaTypes, raw.contentType(), op.bodyOptional) {

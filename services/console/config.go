@@ -33,6 +33,8 @@ type Config struct {
 	HistoryRetention time.Duration `config:"HISTORY_RETENTION" default:"720h" min:"1h" doc:"how long the history of events and their deliveries is kept"`
 	// HistoryMaxDeliveries bounds the projection's size, whatever its age.
 	HistoryMaxDeliveries int64 `config:"HISTORY_MAX_DELIVERIES" default:"2000000" min:"1000" doc:"how many deliveries, and how many events, the history keeps; the oldest go first. A million of both take about a gigabyte"`
+	// MaxStreams bounds the open streams of captured answers.
+	MaxStreams int `config:"MAX_STREAMS" default:"1000" min:"1" doc:"how many streams of captured answers may be open at once; a tenant has at most half of them"`
 	// WebhookOrigin is what an endpoint that is verified by options has to allow.
 	WebhookOrigin string `config:"WEBHOOK_ORIGIN" default:"callstream" doc:"name that the CloudEvents handshake (verification by options) asks permission for, in WebHook-Request-Origin"`
 	// Lanes are what a subscription may choose from; none means that any name is taken.

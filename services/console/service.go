@@ -64,6 +64,7 @@ type Service struct {
 	metrics *metrics
 	handler http.Handler
 	relay   *relay
+	tail    *responseTail // nil where the log is not Kafka
 	closers []func()
 
 	mu      sync.Mutex
@@ -115,6 +116,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		}
 		s.closers = append(s.closers, kafkaLog.close, reader.Close)
 		log, s.deps.records, s.deps.starts = kafkaLog, reader, kafkaLog.starts
+		s.tail = newResponseTail(cfg.Kafka, s.log.Named("responses"), cfg.MaxStreams)
 	}
 	s.relay = &relay{log: s.log.Named("relay"), feeds: log, codec: deps.Codec, now: deps.Now, metrics: m, wake: make(chan struct{}, 1), retry: deps.retry}
 	s.guard = auth.Guard{Off: cfg.Auth == authOff, Lookup: s.lookupKey, Now: deps.Now}
@@ -145,6 +147,7 @@ func (s *Service) Run(ctx context.Context) error {
 		defer s.project.Close()
 		group.Go("signals", func(ctx context.Context) error { return s.runSignals(ctx) })
 		group.Go("history", s.project.Run)
+		group.Go("responses", s.tail.run)
 	}
 	return group.Wait()
 }

@@ -26,6 +26,7 @@ var errUseless = errors.New("the record names no event or delivery")
 type batch struct {
 	events     map[eventKey]*Event
 	deliveries map[deliveryKey]*Delivery
+	responses  []Response
 	next       map[kafka.TopicPartition]int64
 	records    int
 	useless    int
@@ -69,6 +70,8 @@ func (b *batch) fold(ctx context.Context, codec Codec, r *kgo.Record) error {
 		err = b.attempt(ctx, codec, r)
 	case r.Topic == topic.DeadLetters:
 		err = b.deadLetter(ctx, codec, r)
+	case r.Topic == topic.Responses:
+		err = b.response(ctx, codec, r)
 	default:
 		err = b.seen(ctx, codec, r)
 	}

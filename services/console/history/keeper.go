@@ -31,8 +31,8 @@ func (p *Projection) newKeeper(ctx context.Context) (keeper, error) {
 }
 
 func (k *keeper) count(ctx context.Context) error {
-	row := k.store.db.Read.QueryRowContext(ctx, `SELECT (SELECT COUNT(*) FROM history_events), (SELECT COUNT(*) FROM history_deliveries)`)
-	if err := row.Scan(&k.rows.events, &k.rows.deliveries); err != nil {
+	row := k.store.db.Read.QueryRowContext(ctx, `SELECT (SELECT COUNT(*) FROM history_events), (SELECT COUNT(*) FROM history_deliveries), (SELECT COUNT(*) FROM history_responses)`)
+	if err := row.Scan(&k.rows.events, &k.rows.deliveries, &k.rows.responses); err != nil {
 		return fmt.Errorf("count the history: %w", err)
 	}
 	k.counted = k.cfg.Now()
@@ -41,14 +41,15 @@ func (k *keeper) count(ctx context.Context) error {
 
 // added notes new rows.
 func (k *keeper) added(n counts) {
-	k.rows.events, k.rows.deliveries = k.rows.events+n.events, k.rows.deliveries+n.deliveries
-	k.fresh.events, k.fresh.deliveries = k.fresh.events+n.events, k.fresh.deliveries+n.deliveries
+	for _, c := range []*counts{&k.rows, &k.fresh} {
+		c.events, c.deliveries, c.responses = c.events+n.events, c.deliveries+n.deliveries, c.responses+n.responses
+	}
 }
 
 // clean deletes a batch of rows, or twice what came in meanwhile, from each table that has too old ones or too many.
 func (k *keeper) clean(ctx context.Context) error {
 	now := k.cfg.Now()
-	if max(k.rows.deliveries, k.rows.events)-keepBatch <= k.cfg.MaxDeliveries && now.Sub(k.cleaned) < keepEvery {
+	if max(k.rows.deliveries, k.rows.events, k.rows.responses)-keepBatch <= k.cfg.MaxDeliveries && now.Sub(k.cleaned) < keepEvery {
 		return nil
 	}
 	if now.Sub(k.counted) > recountEvery {
@@ -65,6 +66,7 @@ func (k *keeper) clean(ctx context.Context) error {
 	}{
 		{"history_deliveries", "created_at", &k.rows.deliveries, &k.fresh.deliveries, k.noteMissed},
 		{"history_events", "accepted_at", &k.rows.events, &k.fresh.events, nil},
+		{"history_responses", "received_at", &k.rows.responses, &k.fresh.responses, nil},
 	} {
 		most := max(keepBatch, 2**table.fresh)
 		n, err := k.store.delete(ctx, table.name, table.at, before, most, table.note)

@@ -27,7 +27,7 @@ func role() storage.Role {
 
 // topics are what the history is made of.
 func topics() []string {
-	return append(topic.Events(), topic.Decisions, topic.Attempts, topic.DeadLetters)
+	return append(topic.Events(), topic.Decisions, topic.Attempts, topic.DeadLetters, topic.Responses)
 }
 
 // ProjectionConfig says what to project and how long to keep it.

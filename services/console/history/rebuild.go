@@ -19,7 +19,7 @@ func Rebuild(ctx context.Context, cfg storage.Config) error {
 		if _, err := t.state(ctx); err != nil {
 			return err
 		}
-		for _, table := range []string{"history_deliveries", "history_events", "history_progress", "history_forgotten"} {
+		for _, table := range []string{"history_deliveries", "history_events", "history_responses", "history_progress", "history_forgotten"} {
 			query := "DELETE FROM " + table
 			if t.db.Postgres {
 				query = "TRUNCATE " + table

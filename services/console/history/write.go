@@ -85,7 +85,7 @@ func known[K comparable, V any](kept [2]map[K]*V, asked map[K]*V) map[K]*V {
 }
 
 // counts are numbers of rows.
-type counts struct{ events, deliveries int64 }
+type counts struct{ events, deliveries, responses int64 }
 
 // apply writes a batch and the offsets behind it, all or nothing, and returns how many rows are new. The rows of the
 // batch come to be what the database has. It fails with errNotWriter where the state is not the one that was claimed.
@@ -106,6 +106,10 @@ func (s *Store) apply(ctx context.Context, as state, b *batch) (counts, error) {
 		if added.deliveries, err = mergeRows(ctx, t, deliveryRows(), b.deliveries, oldDeliveries); err != nil {
 			return fmt.Errorf("deliveries: %w", err)
 		}
+		if err := t.writeResponses(ctx, b.responses); err != nil {
+			return fmt.Errorf("responses: %w", err)
+		}
+		added.responses = int64(len(b.responses))
 		next := make([][]any, 0, len(b.next))
 		for at, offset := range b.next {
 			next = append(next, []any{at.Topic, at.Partition, offset})
