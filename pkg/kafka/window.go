@@ -5,6 +5,9 @@ import "math/bits"
 // MaxWindow is the most offsets that a window spans.
 const MaxWindow = 1 << 17
 
+// CrowdedWindow is the most offsets that a window spans while 1,000 or more of them are not done.
+const CrowdedWindow = maxBitmapSpan
+
 // Window tracks, for one partition, which of the offsets that were handed out are done. Everything below its watermark
 // is done: that is the offset to commit. What is done beyond it travels in the commit's metadata.
 //

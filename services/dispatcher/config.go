@@ -24,6 +24,7 @@ type Config struct {
 	IdlePerHost    int           `config:"DISPATCHER_IDLE_PER_HOST" default:"256" min:"1" doc:"idle connections kept for each host"`
 	WindowOffsets  int           `config:"DISPATCHER_WINDOW" default:"131072" min:"16" max:"131072" doc:"most records of a partition between the first that is not done and the newest taken; a quarter of it, at most 4096, may wait for one subscription"`
 	WindowBytes    int64         `config:"DISPATCHER_WINDOW_BYTES" default:"33554432" min:"1048576" doc:"most bytes of a partition's records that are taken and not done"`
+	OrderInPlace   time.Duration `config:"DISPATCHER_ORDER_IN_PLACE" default:"60s" doc:"how long a call of a subscription with ordering per_call may wait in its lane after a failure, before it moves to deliveries.ordered; from there it comes back after half of that at the earliest"`
 	DrainTimeout   time.Duration `config:"DRAIN_TIMEOUT" default:"20s" doc:"how long work in flight may take at the end of the process"`
 	RevokeTimeout  time.Duration `config:"REVOKE_TIMEOUT" default:"5s" doc:"how long work in flight may take when a partition goes to another dispatcher"`
 	CommitInterval time.Duration `config:"COMMIT_INTERVAL" default:"1s" doc:"most time between a delivery's completion and its commit"`
@@ -46,6 +47,9 @@ func (c *Config) Validate() []string {
 			faults = append(faults, "CALLSTREAM_LANES: "+lane+" is not a name for a lane")
 		}
 	}
+	if c.OrderInPlace < 10*time.Millisecond || c.OrderInPlace > time.Hour {
+		faults = append(faults, "CALLSTREAM_DISPATCHER_ORDER_IN_PLACE: must be 10ms to 1h")
+	}
 	return faults
 }
 
@@ -64,6 +68,9 @@ func (c *Config) setDefaults() {
 	number(&c.InFlight, 2048)
 	number(&c.IdlePerHost, 256)
 	number(&c.WindowOffsets, 131072)
+	if c.OrderInPlace <= 0 {
+		c.OrderInPlace = time.Minute
+	}
 	if c.WindowBytes <= 0 {
 		c.WindowBytes = 32 << 20
 	}

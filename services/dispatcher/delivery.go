@@ -68,16 +68,21 @@ type delivery struct {
 	lastClass    string
 	lastStatus   int
 	origin       string // "topic/partition/offset" of the first record
+	call         string // whose events are kept in order; empty where none are
+	rank         int64  // the event's place among them
 
-	settled bool // all that follows from it is under way; set by who handles it
+	order   *ordered // in the book of its partition; nil where it is not kept in order
+	open    *follow  // what followed from it so far, while it is retried in its place
+	settled bool     // all that follows from it is under way; set by who handles it
 }
 
 // readDelivery reads the headers. What is missing stays zero: a record without headers is a first attempt, and its
 // subscription is its key.
-func readDelivery(t *kafka.Task, from source) delivery {
-	d := delivery{task: t, from: from}
-	for i := range t.Record.Headers {
-		h := &t.Record.Headers[i]
+func readDelivery(r *kgo.Record, from source) delivery {
+	d := delivery{from: from}
+	redriven := false
+	for i := range r.Headers {
+		h := &r.Headers[i]
 		switch h.Key {
 		case kafka.HeaderSubscription:
 			d.subscription = string(h.Value)
@@ -103,13 +108,22 @@ func readDelivery(t *kafka.Task, from source) delivery {
 			d.lastStatus = int(decimal(h.Value))
 		case kafka.HeaderOrigin:
 			d.origin = string(h.Value)
+		case kafka.HeaderOrder:
+			d.call = string(h.Value)
+		case kafka.HeaderRank:
+			d.rank = decimal(h.Value)
+		case kafka.HeaderRedrive:
+			redriven = true
 		}
 	}
+	if redriven || d.fallback {
+		d.call = "" // it comes late: those behind it were let go
+	}
 	if d.subscription == "" {
-		d.subscription = string(t.Record.Key)
+		d.subscription = string(r.Key)
 	}
 	if d.enqueued.IsZero() {
-		d.enqueued = t.Record.Timestamp
+		d.enqueued = r.Timestamp
 	}
 	return d
 }
@@ -151,8 +165,8 @@ func place(r *kgo.Record) string {
 // move is how a record goes on: to which topic, due when, with what changed.
 type move struct {
 	topic    string
-	tier     time.Duration // 0 for the slow topic
-	due      time.Time     // zero for the slow topic
+	tier     time.Duration // 0 for the slow topic and the ordered lane
+	due      time.Time     // zero where it is due
 	attempts int
 	parked   int
 	class    string // of the failed attempt; empty keeps what is there
@@ -201,8 +215,10 @@ func (d *delivery) moved(m move, now time.Time) kgo.Record {
 		headers = append(headers, kafka.StringHeader(kafka.HeaderVia, viaFallback), kafka.IntHeader(kafka.HeaderScheduleFrom, int64(m.attempts)))
 	}
 	if !m.due.IsZero() {
-		headers = append(headers,
-			kafka.IntHeader(kafka.HeaderDue, roundedUp(m.due)), kafka.StringHeader(kafka.HeaderTier, m.tier.String()))
+		headers = append(headers, kafka.IntHeader(kafka.HeaderDue, roundedUp(m.due)))
+		if m.tier > 0 {
+			headers = append(headers, kafka.StringHeader(kafka.HeaderTier, m.tier.String()))
+		}
 	}
 	if !firstFailed.IsZero() {
 		headers = append(headers, kafka.IntHeader(kafka.HeaderFirstFailedAt, firstFailed.UnixMilli()),

@@ -15,6 +15,7 @@ import (
 type metrics struct {
 	outcomes  [4]atomic.Int64 // by the order of outcomeNames
 	parked    [admissions]atomic.Int64
+	ordered   atomic.Int64 // written to the ordered lane
 	hops      atomic.Int64
 	lost      atomic.Int64 // records that fitted no topic
 	rewrites  atomic.Int64 // writes that had to be repeated
@@ -42,7 +43,7 @@ func parkCauses() map[admission]metric.MeasurementOption {
 	return causes
 }
 
-func newMetrics(provider metric.MeterProvider, load func() load) (*metrics, error) {
+func newMetrics(provider metric.MeterProvider, load func() load, inOrder func() (held, away int)) (*metrics, error) {
 	meter := provider.Meter("github.com/callstream/callstream/services/dispatcher")
 	m := &metrics{}
 	var errs [7]error
@@ -58,10 +59,10 @@ func newMetrics(provider metric.MeterProvider, load func() load) (*metrics, erro
 		metric.WithDescription("Records by what became of them; a delivery that is tried three times counts three times"))
 	errs[3] = err
 	events, err := meter.Int64ObservableCounter("callstream.dispatcher.records", metric.WithUnit("{record}"),
-		metric.WithDescription("Records moved without an attempt (parked, hop), written again (rewrite), endpoints disabled, deliveries passed to the fallback, deliveries exhausted, and writes that fitted no topic (lost)"))
+		metric.WithDescription("Records moved without an attempt (parked, hop, ordered), written again (rewrite), endpoints disabled, deliveries passed to the fallback, deliveries exhausted, and writes that fitted no topic (lost)"))
 	errs[4] = err
 	queue, err := meter.Int64ObservableGauge("callstream.dispatcher.jobs", metric.WithUnit("{delivery}"),
-		metric.WithDescription("Deliveries in flight and queued in this process"))
+		metric.WithDescription("Deliveries in this process: in flight, queued, held in the order of their calls, and known to stand in deliveries.ordered behind those"))
 	errs[5] = err
 	shards, err := meter.Int64ObservableGauge("callstream.dispatcher.shards", metric.WithUnit("{shard}"),
 		metric.WithDescription("Subscriptions in their partitions: with something to do (active), whose breaker is open, that wait for a rate limit or Retry-After (throttled), that leave the last workers to others (crowded)"))
@@ -80,12 +81,13 @@ func newMetrics(provider metric.MeterProvider, load func() load) (*metrics, erro
 	}
 	parked := parkCauses()
 	hop, lost, rewrite, disabled, exhausted := kind("hop"), kind("lost"), kind("rewrite"), kind("disabled"), kind("exhausted")
-	fallback := kind("fallback")
+	fallback, toOrdered := kind("fallback"), kind("ordered")
 	state := func(name string, of ...attribute.KeyValue) metric.MeasurementOption {
 		return metric.WithAttributes(append(of, attribute.String("state", name))...)
 	}
 	first, late := state("in_flight", attribute.String("kind", "first")), state("in_flight", attribute.String("kind", "retry"))
 	queued := state("queued", attribute.String("kind", "all"))
+	inBook, inLane := state("in_order", attribute.String("kind", "all")), state("ordered_lane", attribute.String("kind", "all"))
 	active, open, asleep, crowded := state("active"), state("breaker_open"), state("throttled"), state("crowded")
 	_, err = meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		for i := range m.outcomes {
@@ -95,6 +97,7 @@ func newMetrics(provider metric.MeterProvider, load func() load) (*metrics, erro
 			o.ObserveInt64(events, m.parked[why].Load(), cause)
 		}
 		o.ObserveInt64(events, m.hops.Load(), hop)
+		o.ObserveInt64(events, m.ordered.Load(), toOrdered)
 		o.ObserveInt64(events, m.lost.Load(), lost)
 		o.ObserveInt64(events, m.rewrites.Load(), rewrite)
 		o.ObserveInt64(events, m.disabled.Load(), disabled)
@@ -108,6 +111,9 @@ func newMetrics(provider metric.MeterProvider, load func() load) (*metrics, erro
 		o.ObserveInt64(shards, int64(now.broken), open)
 		o.ObserveInt64(shards, int64(now.asleep), asleep)
 		o.ObserveInt64(shards, int64(now.crowded), crowded)
+		held, away := inOrder()
+		o.ObserveInt64(queue, int64(held), inBook)
+		o.ObserveInt64(queue, int64(away), inLane)
 		return nil
 	}, outcomes, events, queue, shards)
 	if err != nil {

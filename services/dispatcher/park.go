@@ -11,6 +11,10 @@ import (
 func (s *Service) divert(j *job, why admission, until time.Time) {
 	now := time.Now()
 	s.metrics.parked[why].Add(1)
+	if j.order != nil {
+		s.postpone(j, until, now)
+		return
+	}
 	if j.from.kind == fromLane && (why == full || why == slowed || why == diverted) {
 		// The slow topic is where waiting for room belongs.
 		s.park(j, move{topic: topic.Slow}, now)
@@ -23,6 +27,10 @@ func (s *Service) divert(j *job, why admission, until time.Time) {
 // putOff parks a delivery that can't be sent for a reason of ours: its delay is as long as it says, for it counts how long that lasts.
 func (s *Service) putOff(j *job, now time.Time) {
 	s.metrics.parked[faulty].Add(1)
+	if j.order != nil {
+		s.postpone(j, now, now)
+		return
+	}
 	if j.from.kind == fromLane {
 		s.park(j, move{topic: topic.Slow}, now)
 		return
@@ -30,6 +38,21 @@ func (s *Service) putOff(j *job, now time.Time) {
 	delay := parkDelay(j.delivery.parked - 1)
 	tier := s.tiers.choose(delay)
 	s.park(j, move{topic: topic.RetryTier(tier), tier: tier, due: now.Add(delay)}, now)
+}
+
+// postpone has a delivery wait with its call, not before until: wherever else it were put, those behind it would go first.
+func (s *Service) postpone(j *job, until, now time.Time) {
+	j.parked++
+	if delayed := now.Add(parkDelay(j.parked - 1)); until.Before(delayed) {
+		until = delayed
+	}
+	j.wait(until)
+}
+
+// wait gives a job whose call is kept in order back to its call, which waits with it.
+func (j *job) wait(until time.Time) {
+	j.settled = true // its successor's now
+	j.order.by.failed(j.order, until)
 }
 
 // park moves a delivery without an attempt.

@@ -181,6 +181,8 @@ func (s *scheduler) limit(sh *shard, l limits, now time.Time) {
 // submit queues a job, or says that its subscription has no room. Where it is only busy, not slow, submit waits up to
 // patience for room: an endpoint that takes thousands of requests a second needs no parking, only a moment. What has
 // been parked waits within its subscription's share of time.
+//
+// A job whose call is kept in order is not queued: it has a place then, and enter queues it when its turn has come.
 func (s *scheduler) submit(ctx context.Context, j *job, patience time.Duration) admission {
 	sh := j.shard
 	var waiting time.Time
@@ -201,9 +203,14 @@ func (s *scheduler) submit(ctx context.Context, j *job, patience time.Duration) 
 			return why
 		}
 		limit := sh.limit(s.share, now)
-		room := sh.queued() < limit && (s.shareBytes == 0 || sh.bytes+j.size <= s.shareBytes || sh.queued() == 0)
+		room := sh.taken() < limit && (s.shareBytes == 0 || sh.bytes+j.size <= s.shareBytes || sh.taken() == 0)
 		if room {
-			s.push(sh, j, now)
+			if j.order == nil {
+				s.push(sh, j, now)
+			} else {
+				sh.held++
+				sh.bytes += j.size
+			}
 			s.mu.Unlock()
 			if deadline != nil {
 				deadline.Stop()
@@ -253,6 +260,31 @@ func (s *scheduler) push(sh *shard, j *job, now time.Time) {
 	s.waiting++
 	s.account(sh)
 	s.offer(sh, now)
+}
+
+// enter queues a job whose turn in its call has come, whatever room there is, unless nothing may be sent now.
+func (s *scheduler) enter(j *job) admission {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped {
+		return closing
+	}
+	now := time.Now()
+	why, until := j.shard.refuses(now)
+	if why == admitted {
+		s.push(j.shard, j, now)
+	}
+	j.until = until
+	return why
+}
+
+// vacate gives a place back that submit gave to a job whose call is kept in order.
+func (s *scheduler) vacate(j *job) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	j.shard.held--
+	j.shard.bytes -= j.size
+	s.makeRoom(j.shard, time.Now())
 }
 
 // account keeps the count of the shards that have something to do; the lock is held.
@@ -476,7 +508,7 @@ func (s *scheduler) begin(j *job, now time.Time) {
 
 // makeRoom tells who waits for room in a queue that there is some; the lock is held.
 func (s *scheduler) makeRoom(sh *shard, now time.Time) {
-	if sh.room != nil && sh.queued() < sh.limit(s.share, now) {
+	if sh.room != nil && sh.taken() < sh.limit(s.share, now) {
 		close(sh.room)
 		sh.room = nil
 	}
@@ -568,7 +600,7 @@ func (s *scheduler) sweep(before time.Time) {
 	defer s.mu.Unlock()
 	now := time.Now()
 	for _, sh := range s.shards {
-		if !sh.active && sh.ring == nil && sh.room == nil && sh.lastUse.Before(before) && sh.rate.full(now) && (sh.breaker.opened == 0 || sh.breaker.until.Before(before)) && sh.frequency.Load().empty(now) {
+		if !sh.active && sh.held == 0 && sh.ring == nil && sh.room == nil && sh.lastUse.Before(before) && sh.rate.full(now) && (sh.breaker.opened == 0 || sh.breaker.until.Before(before)) && sh.frequency.Load().empty(now) {
 			s.drop(sh)
 		}
 	}

@@ -259,7 +259,7 @@ func decoded[T any, P interface {
 func (r *rig) done() {
 	r.t.Helper()
 	adm := kadm.NewClient(r.client)
-	names := []string{topic.Lane("standard"), topic.Slow}
+	names := []string{topic.Lane("standard"), topic.Slow, topic.Ordered}
 	for _, d := range r.cfg.RetrySchedule {
 		names = append(names, topic.RetryTier(d))
 	}

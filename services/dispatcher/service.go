@@ -49,21 +49,22 @@ type Service struct {
 	box       *secret.Box
 	name      string
 
-	tiers     tiers
-	sources   map[string]source // not changed any more when the loop runs
-	book      *subscription.Book
-	gone      gone
-	catching  sync.Mutex
-	feed      *kafka.Feed
-	signals   *kafka.Feed
-	sender    *outbound.Sender
-	producer  *kafka.Producer
-	meter     metric.MeterProvider
-	loop      atomic.Pointer[kafka.Loop] // from Run on
-	scheduler *scheduler
-	owned     ownedPartitions
-	metrics   *metrics
-	writes    sync.Pool // of *write
+	tiers      tiers
+	sources    map[string]source // not changed any more when the loop runs
+	book       *subscription.Book
+	gone       gone
+	catching   sync.Mutex
+	feed       *kafka.Feed
+	signals    *kafka.Feed
+	sender     *outbound.Sender
+	producer   *kafka.Producer
+	meter      metric.MeterProvider
+	loop       atomic.Pointer[kafka.Loop] // from Run on
+	scheduler  *scheduler
+	owned      ownedPartitions
+	sequencers *sequencers
+	metrics    *metrics
+	writes     sync.Pool // of *write
 
 	running context.Context // of Run, for the feeds' functions, which get none
 	mu      sync.Mutex
@@ -109,13 +110,14 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		s.log.Warn("fewer requests in flight than configured: no more connections may be open", zap.Int("in_flight", most))
 		cfg.InFlight = most
 	}
+	s.sequencers = newSequencers(s, cfg)
 	// A quarter of the window may wait for one subscription, so that one which is slow leaves room for the others. Records
 	// that wait take memory, which the offsets of a wide window don't: hence the bound.
 	s.scheduler = newScheduler(schedulerConfig{
 		workers: cfg.InFlight, share: min(max(cfg.WindowOffsets/4, 1), mostShare), shareBytes: cfg.WindowBytes / 4,
 		newWork: s.newWorker, since: s.owned.sinceWhen, changed: s.changed,
 	})
-	if s.metrics, err = newMetrics(deps.Meter, s.scheduler.load); err != nil {
+	if s.metrics, err = newMetrics(deps.Meter, s.scheduler.load, s.sequencers.holds); err != nil {
 		return nil, err
 	}
 	if s.feed, err = kafka.NewFeed(kafka.FeedConfig{
@@ -183,7 +185,7 @@ func (s *Service) newLoop(ctx context.Context) (*kafka.Loop, error) {
 		Window:      kafka.WindowConfig{Offsets: s.cfg.WindowOffsets, Bytes: s.cfg.WindowBytes},
 		CommitEvery: s.cfg.CommitInterval, DrainTimeout: s.cfg.DrainTimeout, RevokeTimeout: s.cfg.RevokeTimeout,
 		StuckAfter: stuckAfter,
-		Assigned:   s.assigned, Lost: s.lost, Handle: s.handle,
+		Assigned:   s.assigned, Lost: s.lost, LostRecords: s.sequencers.gone, Handle: s.handle,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make the dispatcher's loop: %w", err)
@@ -228,6 +230,7 @@ func (s *Service) Run(ctx context.Context) error {
 		} else if loopCtx.Err() != nil {
 			err = nil
 		}
+		s.sequencers.close()
 		s.scheduler.stop()
 		close(sweeping)
 		sweeper.Wait()
@@ -297,7 +300,8 @@ func (s *Service) WaitApplied(ctx context.Context, offset int64) error {
 
 // handle takes one record of a partition: it waits until it is due, and queues it with its subscription.
 func (s *Service) handle(ctx context.Context, t *kafka.Task) {
-	j := &job{delivery: readDelivery(t, s.sources[t.Record.Topic])}
+	j := &job{delivery: readDelivery(t.Record, s.sources[t.Record.Topic])}
+	j.task = t
 	defer func() {
 		if cause := recover(); cause != nil {
 			s.broken(&j.delivery, cause)
@@ -322,12 +326,18 @@ func (s *Service) handle(ctx context.Context, t *kafka.Task) {
 			return
 		}
 	}
-	allowed := limits{inFlight: subscription.DefaultMaxInFlight}
-	if c, ok := s.book.Get(j.subscription); ok && c.Subscription != nil {
-		allowed = limitsOf(c.Subscription)
+	if j.from.kind == fromOrdered {
+		if at, stays := s.sequencers.stays(&j.delivery, time.Now()); stays {
+			t.Defer(at)
+			return
+		}
 	}
-	j.shard = s.scheduler.shardOf(j.key(), allowed)
+	j.shard = s.shardOf(&j.delivery)
 	j.late, j.size = j.from.kind != fromLane, int64(len(t.Record.Value)+len(t.Record.Key))
+	if j.call != "" {
+		s.sequencers.of(t.Record.Partition).take(ctx, j)
+		return
+	}
 	switch why := s.scheduler.submit(ctx, j, patience(j.from.kind)); why {
 	case admitted:
 	case closing:
@@ -337,16 +347,33 @@ func (s *Service) handle(ctx context.Context, t *kafka.Task) {
 	}
 }
 
+// shardOf returns the shard that a delivery goes through, with the limits of its subscription.
+func (s *Service) shardOf(d *delivery) *shard {
+	allowed := limits{inFlight: subscription.DefaultMaxInFlight}
+	if c, ok := s.book.Get(d.subscription); ok && c.Subscription != nil {
+		allowed = limitsOf(c.Subscription)
+	}
+	return s.scheduler.shardOf(d.key(), allowed)
+}
+
 // assigned takes a topic's partition. What waits of it when it is given up goes back at once: it would only wait for the
 // end of what its endpoints have in flight, or for a rate limit.
 func (s *Service) assigned(ctx context.Context, a kafka.Assignment) error {
-	context.AfterFunc(ctx, func() { s.scheduler.abandon(a.Partition) })
-	return s.owned.assigned(ctx, a)
+	context.AfterFunc(ctx, func() {
+		s.sequencers.stop(a.TopicPartition)
+		s.scheduler.abandon(a.Partition)
+	})
+	if err := s.owned.assigned(ctx, a); err != nil || a.Topic != topic.Ordered {
+		return err
+	}
+	return s.sequencers.begin(ctx, a)
 }
 
 // lost forgets what was known of a partition number when the last of its topics is gone.
 func (s *Service) lost(tp kafka.TopicPartition) {
-	if s.owned.lost(tp) {
+	last := s.owned.lost(tp)
+	s.sequencers.lost(tp, last)
+	if last {
 		s.scheduler.release(tp.Partition)
 	}
 }

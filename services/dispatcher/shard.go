@@ -71,7 +71,8 @@ type shard struct {
 	first    fifo // first attempts
 	later    fifo // from the slow topic and the retry tiers
 	turn     int
-	bytes    int64 // that the queued jobs hold
+	held     int   // jobs that have a place and wait for their turn in their call
+	bytes    int64 // that the queued jobs hold, and those that have a place
 	inFlight int
 	max      int
 	rate     bucket
@@ -99,6 +100,9 @@ type shard struct {
 }
 
 func (sh *shard) queued() int { return sh.first.len() + sh.later.len() }
+
+// taken is how many places of the queue are taken.
+func (sh *shard) taken() int { return sh.queued() + sh.held }
 
 // limit is how many records may wait: what the endpoint is expected to take, and its rate limit to allow, within keepUp;
 // of the former at least as many as it may have in flight; at most the share.

@@ -259,12 +259,16 @@ func (w *worker) settle(j *job, t *target, a *outbound.Answer, n int, traceparen
 	a.RecordHeader(rec.ResponseHeaders)
 	rec.ErrorClass, rec.Error = got.errorClass(), a.ErrorText()
 	f := s.begin(&j.delivery)
+	inPlace := v.outcome == outcomeRetry && j.order != nil && !v.fallback
 	switch v.outcome {
 	case outcomeRetry:
 		if v.fallback {
 			s.metrics.fallback.Add(1)
 		}
 		rec.NextAttemptAt = v.due
+		if inPlace {
+			break // those behind it wait as well
+		}
 		tier := s.tiers.choose(v.due.Sub(now))
 		f.write(j.moved(move{
 			topic: topic.RetryTier(tier), tier: tier, due: v.due, attempts: n, class: rec.ErrorClass, status: a.Status, failed: now, fallback: v.fallback,
@@ -279,7 +283,16 @@ func (w *worker) settle(j *job, t *target, a *outbound.Answer, n int, traceparen
 	if v.disable {
 		s.disable(f, d, t.compiled.Version, now)
 	}
-	f.end()
+	if !inPlace {
+		f.end()
+		return v
+	}
+	j.attempts, j.parked, j.lastClass, j.lastStatus = n, 0, rec.ErrorClass, a.Status
+	if j.firstFailed.IsZero() {
+		j.firstFailed = now
+	}
+	f.keep()
+	j.wait(v.due)
 	return v
 }
 

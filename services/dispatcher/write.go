@@ -22,8 +22,12 @@ type follow struct {
 	left     atomic.Int32
 }
 
-// begin opens the follow of a record.
+// begin opens the follow of a record, or takes up the one that was kept open.
 func (s *Service) begin(d *delivery) *follow {
+	if f := d.open; f != nil {
+		f.delivery = d
+		return f
+	}
 	f := &follow{s: s, task: d.task, delivery: d}
 	f.left.Store(1)
 	return f
@@ -31,9 +35,16 @@ func (s *Service) begin(d *delivery) *follow {
 
 // end closes it: from now on the last acknowledgement completes the record.
 func (f *follow) end() {
-	f.delivery.settled, f.delivery = true, nil
+	d := f.delivery
+	d.settled, f.delivery = true, nil
 	f.done()
+	if d.order != nil {
+		d.order.by.settled(d.order)
+	}
 }
+
+// keep leaves it open: the record is tried again, and what followed from it so far belongs to what is to follow.
+func (f *follow) keep() { f.delivery.open, f.delivery = f, nil }
 
 func (f *follow) done() {
 	if f.left.Add(-1) == 0 {
@@ -42,10 +53,14 @@ func (f *follow) done() {
 }
 
 // write adds one record to be written.
-func (f *follow) write(r kgo.Record) {
+func (f *follow) write(r kgo.Record) { f.writeThen(r, nil) }
+
+// writeThen is write, and calls then when the record is written: see write.then. It is called by the producer, which must
+// not wait.
+func (f *follow) writeThen(r kgo.Record, then func(offset int64)) {
 	f.left.Add(1)
 	w := f.s.newWrite()
-	w.follow, w.record = f, r
+	w.follow, w.record, w.then = f, r, then
 	w.produce()
 }
 
@@ -57,6 +72,7 @@ type write struct {
 	shrunk shrunk
 	value  []byte // room for the record's value, used again once that is written
 	done   func(error)
+	then   func(offset int64) // called when it is written, with its offset, -1 where another record was written instead
 }
 
 // shrunk says how far a record was made smaller, because its topic refused it.
@@ -86,7 +102,7 @@ func (s *Service) release(w *write) {
 	if cap(w.value) > largestKept {
 		return
 	}
-	w.follow, w.record, w.tries, w.shrunk, w.value = nil, kgo.Record{}, 0, whole, w.value[:0]
+	w.follow, w.record, w.tries, w.shrunk, w.then, w.value = nil, kgo.Record{}, 0, whole, nil, w.value[:0]
 	s.writes.Put(w)
 }
 
@@ -103,6 +119,13 @@ func (w *write) acknowledged(err error) {
 	switch {
 	case err == nil:
 		f := w.follow
+		if w.then != nil {
+			offset := w.record.Offset
+			if w.shrunk != whole {
+				offset = -1
+			}
+			w.then(offset)
+		}
 		s.release(w)
 		f.done()
 	case ctx.Err() != nil:
@@ -115,6 +138,9 @@ func (w *write) acknowledged(err error) {
 		s.metrics.lost.Add(1)
 		s.log.Error("a record doesn't fit its topic and was not written", zap.String("topic", w.record.Topic),
 			zap.Int("bytes", len(w.record.Value)), zap.String("record", place(w.follow.task.Record)), zap.Error(err))
+		if w.then != nil {
+			w.then(-1)
+		}
 		w.follow.done()
 	default:
 		w.tries++

@@ -116,41 +116,14 @@ var errNoPartition = errors.New("the broker does not know the partition")
 
 // read hands the records of a span to each, and returns how many there were.
 func (c *recaller) read(ctx context.Context, tp kafka.TopicPartition, s offsets, each func(*kgo.Record)) (int, error) {
-	opts, err := c.config.Options(c.log)
-	if err != nil {
-		return 0, err
-	}
-	client, err := kgo.NewClient(append(opts,
-		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{tp.Topic: {tp.Partition: kgo.NewOffset().At(s.from)}}),
-		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
-		kgo.KeepControlRecords(), // a span may end in one
-		kgo.FetchMaxPartitionBytes(4<<20),
-	)...)
-	if err != nil {
-		return 0, fmt.Errorf("make a client: %w", err)
-	}
-	defer client.Close()
 	n, bytes := 0, 0
-	for {
-		fetches := client.PollRecords(ctx, 2000)
-		if err := ctx.Err(); err != nil {
-			return n, err
-		}
-		if err := fetches.Err(); err != nil {
-			return n, err
-		}
-		for iter := fetches.RecordIter(); !iter.Done(); {
-			r := iter.Next()
-			if r.Offset < s.to && !r.Attrs.IsControl() {
-				each(r)
-				n++
-				bytes += len(r.Value)
-			}
-			if r.Offset+1 >= s.to || bytes > recallBytes {
-				return n, nil
-			}
-		}
-	}
+	err := kafka.Scan(ctx, c.config, c.log, kafka.Range{TopicPartition: tp, From: s.from, To: s.to}, func(r *kgo.Record) bool {
+		each(r)
+		n++
+		bytes += len(r.Value)
+		return bytes <= recallBytes
+	})
+	return n, err
 }
 
 // key tells whose a record is, as handling it does. Records that identify no event, and those that became dead letters for
