@@ -1,9 +1,13 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -20,6 +24,9 @@ var (
 	ErrTooLarge = errors.New("kafka: record too large")
 	// ErrFatal means that trying again won't help until somebody changes something: no permission, no such topic.
 	ErrFatal = errors.New("kafka: fatal")
+	// ErrRejected is an ErrFatal that is about the records of one batch: a policy, or a validation, of the broker. Others may be
+	// taken, and this one too when it is tried again, if it was its neighbour in the batch that was meant.
+	ErrRejected = fmt.Errorf("%w: record refused", ErrFatal)
 	// ErrOverloaded means that the buffer was full and the record was not taken (TryProduce only). It is transient too.
 	ErrOverloaded = fmt.Errorf("%w: produce buffer is full", ErrTransient)
 )
@@ -37,7 +44,20 @@ const (
 // buffer.
 type Producer struct {
 	client *kgo.Client
+
+	mu     sync.Mutex
+	faults map[TopicPartition]fault
 }
+
+// fault is what a partition's records were last refused for.
+type fault struct {
+	err         error
+	since, last time.Time
+}
+
+// faultLasts is for how long a refusal says that a partition is not being written. Whoever insists on a record tries again
+// more often than that.
+const faultLasts = 30 * time.Second
 
 // NewProducer makes a producer. It connects to nothing yet. Later options replace earlier ones and ours: useful are
 // ManualPartitions, TopicBatchBytes and kgo.RecordDeliveryTimeout (without which a record is tried for ever, which is
@@ -61,7 +81,7 @@ func NewProducer(cfg Config, log *zap.Logger, opts ...kgo.Opt) (*Producer, error
 	if err != nil {
 		return nil, fmt.Errorf("make a Kafka producer: %w", err)
 	}
-	return &Producer{client: client}, nil
+	return &Producer{client: client, faults: make(map[TopicPartition]fault)}, nil
 }
 
 // ManualPartitions makes a producer write the records of the topics that manual picks to the partition that the record
@@ -98,25 +118,81 @@ func TopicBatchBytes(max func(topic string) int) kgo.Opt {
 // with a classified error. It blocks while the buffer is full, until there is room or ctx ends. Cancelling ctx later
 // does not take back a record that is on its way.
 func (p *Producer) Produce(ctx context.Context, r *kgo.Record, done func(error)) {
-	p.client.Produce(ctx, r, promise(done))
+	p.client.Produce(ctx, r, p.promise(done))
 }
 
 // TryProduce is Produce, but with a full buffer it fails at once with ErrOverloaded.
 func (p *Producer) TryProduce(ctx context.Context, r *kgo.Record, done func(error)) {
-	p.client.TryProduce(ctx, r, promise(done))
+	p.client.TryProduce(ctx, r, p.promise(done))
 }
 
-func promise(done func(error)) func(*kgo.Record, error) {
-	return func(_ *kgo.Record, err error) {
+func (p *Producer) promise(done func(error)) func(*kgo.Record, error) {
+	return func(r *kgo.Record, err error) {
+		if err = Classify(err); err != nil {
+			p.failed(r, err)
+		}
 		if done != nil {
-			done(Classify(err))
+			done(err)
 		}
 	}
 }
 
+// failed notes that a record was not taken, unless that says nothing about its partition.
+func (p *Producer) failed(r *kgo.Record, err error) {
+	for _, other := range []error{ErrTooLarge, ErrOverloaded, context.Canceled, context.DeadlineExceeded, kgo.ErrClientClosed} {
+		if errors.Is(err, other) {
+			return
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	at := TopicPartition{r.Topic, r.Partition}
+	f := p.faults[at]
+	if now.Sub(f.last) > faultLasts {
+		f.since = now
+	}
+	f.err, f.last = err, now
+	p.faults[at] = f
+}
+
+// Err is nil when no record was refused of late; else it names, for each topic, the partition that has been refusing
+// longest, since when, and why. It is for those who try again until a record is taken: what holds them up is told to
+// nobody else.
+func (p *Producer) Err() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	worst := make(map[string]TopicPartition)
+	for at, f := range p.faults {
+		if time.Since(f.last) > faultLasts {
+			delete(p.faults, at)
+		} else if w, ok := worst[at.Topic]; !ok || f.since.Before(p.faults[w].since) {
+			worst[at.Topic] = at
+		}
+	}
+	var all error
+	for _, topic := range slices.Sorted(maps.Keys(worst)) {
+		f := p.faults[worst[topic]]
+		err := fmt.Errorf("no records of %s are taken since %s: %w", worst[topic], f.since.UTC().Format(time.RFC3339), f.err)
+		if all == nil {
+			all = fmt.Errorf("Kafka: %w", err)
+		} else {
+			all = fmt.Errorf("%w; %w", all, err)
+		}
+	}
+	return all
+}
+
 // ProduceSync writes records and waits for all of them. Its error is the first one, classified.
 func (p *Producer) ProduceSync(ctx context.Context, rs ...*kgo.Record) error {
-	return Classify(p.client.ProduceSync(ctx, rs...).FirstErr())
+	var first error
+	for _, result := range p.client.ProduceSync(ctx, rs...) {
+		if err := Classify(result.Err); err != nil {
+			p.failed(result.Record, err)
+			first = cmp.Or(first, err)
+		}
+	}
+	return first
 }
 
 // Flush waits until nothing is buffered.
@@ -160,10 +236,12 @@ func Classify(err error) error {
 	case errors.Is(err, kerr.TopicAuthorizationFailed), errors.Is(err, kerr.ClusterAuthorizationFailed),
 		errors.Is(err, kerr.TransactionalIDAuthorizationFailed), errors.Is(err, kerr.SaslAuthenticationFailed),
 		errors.Is(err, kerr.InvalidTopicException), errors.Is(err, kerr.UnknownTopicOrPartition),
-		errors.Is(err, kerr.UnknownTopicID), errors.Is(err, kerr.InvalidRecord), errors.Is(err, kerr.InvalidTimestamp),
-		errors.Is(err, kerr.PolicyViolation), errors.Is(err, kerr.UnsupportedVersion),
-		errors.Is(err, kerr.UnsupportedForMessageFormat), errors.Is(err, kgo.ErrClientClosed):
+		errors.Is(err, kerr.UnknownTopicID), errors.Is(err, kerr.UnsupportedVersion),
+		errors.Is(err, kerr.InvalidTimestamp), // a clock is wrong, this machine's or the broker's
+		errors.Is(err, kgo.ErrClientClosed):
 		return fmt.Errorf("%w: %w", ErrFatal, err)
+	case errors.Is(err, kerr.InvalidRecord), errors.Is(err, kerr.PolicyViolation), errors.Is(err, kerr.UnsupportedForMessageFormat):
+		return fmt.Errorf("%w: %w", ErrRejected, err)
 	}
 	return fmt.Errorf("%w: %w", ErrTransient, err)
 }

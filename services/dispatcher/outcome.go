@@ -29,6 +29,7 @@ const (
 	reasonInvalid   = "invalid"   // no request can be made of it
 	reasonPoison    = "poison"    // the record does not decode
 	reasonTooLarge  = "payload_too_large"
+	reasonRefused   = "unwritable" // the brokers don't take the record
 	reasonUnknown   = "unknown_subscription"
 	reasonUnsent    = "unsendable"     // its secrets could not be opened for a day
 	reasonInternal  = "internal_error" // our own code panicked

@@ -35,7 +35,12 @@ type rig struct {
 // newRig starts a broker. change may alter the dispatcher's configuration and the topics before they are made.
 func newRig(t testing.TB, change func(*Config, []topic.Topic)) *rig {
 	t.Helper()
-	target := kafkatest.Cluster(t)
+	return newRigOn(t, kafkatest.Cluster(t), change)
+}
+
+// newRigOn is newRig on a broker that runs.
+func newRigOn(t testing.TB, target kafkatest.Target, change func(*Config, []topic.Topic)) *rig {
+	t.Helper()
 	r := &rig{t: t, partitions: 2}
 	r.cfg = Config{
 		Config:        kafka.Config{Brokers: target.Brokers},

@@ -1,6 +1,7 @@
 package dispatcher
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -288,7 +289,7 @@ func (s *Service) Ready() error {
 		}
 	}
 	if loop := s.loop.Load(); loop != nil {
-		return loop.Ready()
+		return cmp.Or(s.producer.Err(), loop.Ready())
 	}
 	return errors.New("the delivery topics are not listed yet")
 }

@@ -131,7 +131,11 @@ func (w *write) acknowledged(err error) {
 	case ctx.Err() != nil:
 		// The partition is somebody else's now: its new owner repeats the record.
 	case errors.Is(err, kafka.ErrTooLarge) && w.shrunk != least:
-		go w.shrink(ctx)
+		go w.shrink(ctx, reasonTooLarge, "the record is too large for the topic "+w.record.Topic)
+	case errors.Is(err, kafka.ErrRejected) && w.tries >= refusals && w.shrunk == whole && w.moves():
+		s.log.Warn("Kafka refuses a delivery, so it goes to the dead letters", zap.String("topic", w.record.Topic),
+			zap.String("record", place(w.follow.task.Record)), zap.Error(err))
+		go w.shrink(ctx, reasonRefused, "the topic "+w.record.Topic+" refuses the record: "+err.Error())
 	case errors.Is(err, kafka.ErrTooLarge):
 		// What is left is a few hundred bytes, so a topic that refuses it has been given a limit that nothing fits.
 		// Holding the partition for it would stop every other delivery.
@@ -143,6 +147,8 @@ func (w *write) acknowledged(err error) {
 		}
 		w.follow.done()
 	default:
+		// Brokers that are away, and what somebody has to mend: a permission, a topic that is gone or has too few partitions,
+		// a clock. Readiness names it (Producer.Err), and nothing is given up for it.
 		w.tries++
 		s.metrics.rewrites.Add(1)
 		if w.tries == 1 || w.tries%10 == 0 {
@@ -157,6 +163,19 @@ func (w *write) acknowledged(err error) {
 	}
 }
 
+// refusals is how often a record is tried again that its topic refuses: a batch is refused as a whole, and the fault may be
+// with a neighbour.
+const refusals = 4
+
+// moves tells whether the record takes its delivery on to another topic, so that a dead letter can stand for it.
+func (w *write) moves() bool {
+	switch w.record.Topic {
+	case topic.Attempts, topic.Responses, topic.DeadLetters, topic.Signals, topic.OwnEvents:
+		return false
+	}
+	return true
+}
+
 // backoff doubles from 100 ms to 5 s.
 func backoff(tries int) time.Duration {
 	if tries > 6 {
@@ -168,7 +187,7 @@ func backoff(tries int) time.Duration {
 // shrink replaces a record that its topic refuses by one that fits: the same facts without the bytes that can be found
 // elsewhere. A delivery that may not go on to the next topic becomes its dead letter first, and that one without the
 // bytes if it doesn't fit either.
-func (w *write) shrink(ctx context.Context) {
+func (w *write) shrink(ctx context.Context, reason, detail string) {
 	s := w.follow.s
 	w.shrunk = least
 	var smaller event.Record
@@ -195,7 +214,7 @@ func (w *write) shrink(ctx context.Context) {
 	case topic.Signals, topic.OwnEvents:
 	default:
 		w.shrunk = replaced
-		smaller = s.deadRecord(w.follow.task.Record, reasonTooLarge, "the record is too large for the topic "+w.record.Topic, time.Now())
+		smaller = s.deadRecord(w.follow.task.Record, reason, detail, time.Now())
 		w.record = kgo.Record{Topic: topic.DeadLetters, Partition: w.record.Partition, Key: w.record.Key}
 	}
 	if smaller != nil {

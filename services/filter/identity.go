@@ -22,6 +22,7 @@ const (
 	deadNoTenant       = "no_tenant"       // neither value nor headers name a tenant
 	deadInvalid        = "invalid_event"   // it decodes, and breaks a rule that an event from the API has to keep
 	deadInternal       = "internal_error"  // a fault of ours, which the log tells more of
+	deadRefused        = "unwritable"      // the brokers don't take the record
 )
 
 // deadEvents are the reasons why an event record is a dead letter before any subscription is looked at.
@@ -31,7 +32,7 @@ func deadEvents() []string {
 
 // deadDeliveries are the reasons why a delivery is a dead letter before it is sent.
 func deadDeliveries() []string {
-	return []string{subscription.ReasonTooLarge, payload.ReasonRender, deadInternal, subscription.ReasonMissingField, subscription.ReasonTemplateError}
+	return []string{subscription.ReasonTooLarge, payload.ReasonRender, deadInternal, deadRefused, subscription.ReasonMissingField, subscription.ReasonTemplateError}
 }
 
 // unusable is why a record ends as a dead letter before any subscription is looked at.

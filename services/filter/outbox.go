@@ -85,8 +85,9 @@ type outbox struct {
 	log     *zap.Logger
 	metrics *metrics
 	write   func(ctx context.Context, r *kgo.Record, done func(error))
-	// fit makes a record that the broker refuses as too large into one that fits; nil when nothing smaller is left.
-	fit     func(r *kgo.Record, w *work) *kgo.Record
+	// fit makes a record that the broker refuses into one that it takes: what is too large smaller, and a delivery that is
+	// refused for another reason its dead letter. It is nil when nothing smaller is left.
+	fit     func(r *kgo.Record, w *work, refused error) *kgo.Record
 	retries sync.WaitGroup
 	batches sync.Pool
 }
@@ -206,6 +207,10 @@ func (p *partition) drain(o *outbox) {
 	}
 }
 
+// refusals is how often a delivery is tried again that its topic refuses: a batch is refused as a whole, and the fault may
+// be with a neighbour.
+const refusals = 4
+
 // insist produces one record until it is taken, in a form that is.
 func (o *outbox) insist(u unsent) {
 	ctx := u.work.task.Context()
@@ -214,13 +219,15 @@ func (o *outbox) insist(u unsent) {
 			return // lost: never released, so its offset never completes here
 		}
 		o.metrics.produceError(u.err)
-		if errors.Is(u.err, kafka.ErrTooLarge) {
-			o.log.Warn("a record is too large for its topic", zap.String("topic", u.record.Topic),
+		refused := errors.Is(u.err, kafka.ErrRejected) && try >= refusals && isLane(u.record.Topic)
+		if refused || errors.Is(u.err, kafka.ErrTooLarge) {
+			o.log.Warn("a topic refuses a record", zap.String("topic", u.record.Topic),
 				zap.Int("bytes", len(u.record.Value)), zap.Error(u.err))
-			if u.record = o.fit(u.record, u.work); u.record == nil {
+			if u.record = o.fit(u.record, u.work, u.err); u.record == nil {
 				break // logged; holding up the partition for ever would lose more
 			}
 		} else {
+			// Brokers that are away, and what somebody has to mend: Producer.Err names it, and nothing is given up for it.
 			o.log.Warn("produce failed, trying again", zap.String("topic", u.record.Topic), zap.Int("try", try+1), zap.Error(u.err))
 			if !pause(ctx, try) {
 				return

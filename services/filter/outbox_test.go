@@ -71,7 +71,7 @@ func newOutbox(t *testing.T, b *broker) *outbox {
 	t.Helper()
 	metrics, err := newMetrics(noopmetric.NewMeterProvider(), nil, func() int { return 0 })
 	require.NoError(t, err)
-	return &outbox{log: zap.NewNop(), metrics: metrics, write: b.write, fit: func(*kgo.Record, *work) *kgo.Record { return nil }}
+	return &outbox{log: zap.NewNop(), metrics: metrics, write: b.write, fit: func(*kgo.Record, *work, error) *kgo.Record { return nil }}
 }
 
 func send(ctx context.Context, o *outbox, p *partition, values ...string) *fakeTask {
@@ -206,7 +206,7 @@ func TestATooLargeRecordIsMadeToFit(t *testing.T) {
 		})
 		o := newOutbox(t, b)
 		smaller := map[string]string{"big": "dead letter", "dead letter": "shorter dead letter"}
-		o.fit = func(r *kgo.Record, _ *work) *kgo.Record {
+		o.fit = func(r *kgo.Record, _ *work, _ error) *kgo.Record {
 			if next := smaller[string(r.Value)]; next != "" {
 				return &kgo.Record{Value: []byte(next)}
 			}
@@ -218,6 +218,35 @@ func TestATooLargeRecordIsMadeToFit(t *testing.T) {
 		synctest.Wait()
 		assert.True(t, task.isDone(), "a record that cannot be written at all does not hold up its partition")
 		assert.Equal(t, []string{"ok", "shorter dead letter"}, b.taken)
+	})
+}
+
+// A delivery that its topic goes on refusing becomes its dead letter; any other record is tried until it is taken.
+func TestADeliveryThatItsTopicRefusesBecomesADeadLetter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBroker(t, func(value string, try int) error {
+			if value == "delivery" || (value == "decision" && try < 50) || (value == "neighbour" && try < 3) {
+				return fmt.Errorf("%w: a policy", kafka.ErrRejected)
+			}
+			return nil
+		})
+		o := newOutbox(t, b)
+		o.fit = func(r *kgo.Record, _ *work, refused error) *kgo.Record {
+			assert.ErrorIs(t, refused, kafka.ErrRejected)
+			return &kgo.Record{Topic: topic.DeadLetters, Value: []byte("letter of the " + string(r.Value))}
+		}
+		task := &fakeTask{ctx: t.Context(), done: make(chan struct{})}
+		w := &work{task: task, part: &partition{}}
+		batch := o.batch(0)
+		batch.records = append(batch.records,
+			kgo.Record{Topic: topic.Decisions, Value: []byte("decision")},
+			kgo.Record{Topic: topic.Lane(topic.DefaultLane), Value: []byte("delivery")},
+			kgo.Record{Topic: topic.Lane(topic.DefaultLane), Value: []byte("neighbour")})
+		w.pending.Store(1)
+		o.send(w, batch)
+		w.release()
+		<-task.done
+		assert.Equal(t, []string{"decision", "letter of the delivery", "neighbour"}, b.taken)
 	})
 }
 
@@ -238,7 +267,7 @@ func TestADeadLetterThatFits(t *testing.T) {
 		kafka.StringHeader(kafka.HeaderTenant, "acme"), kafka.StringHeader(kafka.HeaderID, "evt_1"), kafka.StringHeader(kafka.HeaderSubscription, "sub_1"),
 		kafka.StringHeader(kafka.HeaderDelivery, "msg_1"), kafka.IntHeader(kafka.HeaderSubscriptionVersion, 4),
 	}}
-	fits := s.fit(delivery, w)
+	fits := s.fit(delivery, w, kafka.ErrTooLarge)
 	require.NotNil(t, fits)
 	var letter event.DeadLetter
 	require.NoError(t, d.codec.Decode(t.Context(), fits.Value, &letter))
@@ -248,11 +277,11 @@ func TestADeadLetterThatFits(t *testing.T) {
 	assert.Less(t, len(fits.Value), smallLetter)
 
 	big := &kgo.Record{Topic: topic.DeadLetters, Value: make([]byte, 9<<20), Headers: []kgo.RecordHeader{kafka.StringHeader(headerReason, deadPoison)}}
-	fits = s.fit(big, w)
+	fits = s.fit(big, w, kafka.ErrTooLarge)
 	require.NotNil(t, fits)
 	require.NoError(t, d.codec.Decode(t.Context(), fits.Value, &letter))
 	assert.Equal(t, deadPoison, letter.Reason, "why it is dead stays")
-	assert.Nil(t, s.fit(fits, w), "nothing smaller is left")
+	assert.Nil(t, s.fit(fits, w, kafka.ErrTooLarge), "nothing smaller is left")
 }
 
 func TestErrorsThatEndTheWaitAreNotUnusable(t *testing.T) {

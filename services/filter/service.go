@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -104,7 +105,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	}
 	s.loop, err = kafka.NewLoop(kafka.LoopConfig{
 		Config: cfg.Kafka, Log: s.log, Meter: deps.Meter, Group: Group, Topics: topic.Events(), ReadCommitted: true,
-		Window: kafka.WindowConfig{Offsets: cfg.Window},
+		Window:   kafka.WindowConfig{Offsets: cfg.Window},
 		Assigned: func(ctx context.Context, a kafka.Assignment) error { return s.assigned(ctx, adm, a) },
 		Lost:     s.lost,
 		Handle:   s.handle,
@@ -194,7 +195,7 @@ func (s *Service) Ready() error {
 	if err := s.feed.Err(); err != nil {
 		return err
 	}
-	return s.loop.Ready()
+	return cmp.Or(s.producer.Err(), s.loop.Ready())
 }
 
 // WaitApplied waits until the feed callstream.subscriptions is in force here up to, and without, offset: the one after a
@@ -350,15 +351,19 @@ func (s *Service) wide(r *kgo.Record, id identity, out *emission) {
 
 // fit makes a record that its topic refuses as too large into one that fits: a delivery becomes its dead letter, a dead
 // letter loses the original's bytes, which the source offset stands for.
-func (s *Service) fit(r *kgo.Record, w *work) *kgo.Record {
+func (s *Service) fit(r *kgo.Record, w *work, refused error) *kgo.Record {
 	source := w.record
-	letter := s.decider.letter(source, subscription.ReasonTooLarge, fmt.Sprintf("the record for %s is %d bytes, more than the topic takes", r.Topic, len(r.Value)))
+	reason, detail := subscription.ReasonTooLarge, fmt.Sprintf("the record for %s is %d bytes, more than the topic takes", r.Topic, len(r.Value))
+	if !errors.Is(refused, kafka.ErrTooLarge) {
+		reason, detail = deadRefused, fmt.Sprintf("the topic %s refuses the record: %s", r.Topic, refused)
+	}
+	letter := s.decider.letter(source, reason, detail)
 	letter.OriginalValue = nil
 	letter.Tenant, letter.EventID = kafka.Header(r, kafka.HeaderTenant), kafka.Header(r, kafka.HeaderID)
 	letter.EventType, letter.Source = kafka.Header(r, kafka.HeaderType), kafka.Header(r, kafka.HeaderSource)
 	letter.SubscriptionID, letter.DeliveryID = kafka.Header(r, kafka.HeaderSubscription), kafka.Header(r, kafka.HeaderDelivery)
 	letter.SubscriptionVersion, _ = kafka.HeaderInt(r, kafka.HeaderSubscriptionVersion)
-	letter.Traceparent, letter.ErrorClass = kafka.Header(r, kafka.HeaderTraceparent), subscription.ReasonTooLarge
+	letter.Traceparent, letter.ErrorClass = kafka.Header(r, kafka.HeaderTraceparent), reason
 	if r.Topic == topic.DeadLetters {
 		if len(r.Value) < smallLetter {
 			s.log.Error("not even the shortest dead letter fits, so the event is only here", zap.String("topic", source.Topic),
