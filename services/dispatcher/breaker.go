@@ -152,6 +152,9 @@ func (s *scheduler) react(sh *shard, c came, now time.Time) *change {
 		sh.unheard = 0
 	case cameSilence:
 		sh.unheard++
+		if s.paused != nil {
+			return nil // it is not the endpoint's fault
+		}
 	}
 	everything := func(*job) bool { return true }
 	if c.wait > 0 {

@@ -16,6 +16,7 @@ type metrics struct {
 	outcomes  [4]atomic.Int64 // by the order of outcomeNames
 	parked    [admissions]atomic.Int64
 	ordered   atomic.Int64 // written to the ordered lane
+	cut       atomic.Int64 // requests that held back their partition
 	hops      atomic.Int64
 	lost      atomic.Int64 // records that fitted no topic
 	rewrites  atomic.Int64 // writes that had to be repeated
@@ -46,7 +47,7 @@ func parkCauses() map[admission]metric.MeasurementOption {
 func newMetrics(provider metric.MeterProvider, load func() load, inOrder func() (held, away int)) (*metrics, error) {
 	meter := provider.Meter("github.com/callstream/callstream/services/dispatcher")
 	m := &metrics{}
-	var errs [7]error
+	var errs [8]error
 	m.took, errs[0] = meter.Float64Histogram("callstream.dispatcher.attempt.duration", metric.WithUnit("s"),
 		metric.WithDescription("From sending a request to the end of its answer"),
 		metric.WithExplicitBucketBoundaries(.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30))
@@ -59,7 +60,7 @@ func newMetrics(provider metric.MeterProvider, load func() load, inOrder func() 
 		metric.WithDescription("Records by what became of them; a delivery that is tried three times counts three times"))
 	errs[3] = err
 	events, err := meter.Int64ObservableCounter("callstream.dispatcher.records", metric.WithUnit("{record}"),
-		metric.WithDescription("Records moved without an attempt (parked, hop, ordered), written again (rewrite), endpoints disabled, deliveries passed to the fallback, deliveries exhausted, and writes that fitted no topic (lost)"))
+		metric.WithDescription("Records moved without an attempt (parked, hop, ordered), requests cut off because they held back their partition (cut), written again (rewrite), endpoints disabled, deliveries passed to the fallback, deliveries exhausted, and writes that fitted no topic (lost)"))
 	errs[4] = err
 	queue, err := meter.Int64ObservableGauge("callstream.dispatcher.jobs", metric.WithUnit("{delivery}"),
 		metric.WithDescription("Deliveries in this process: in flight, queued, held in the order of their calls, and known to stand in deliveries.ordered behind those"))
@@ -67,6 +68,9 @@ func newMetrics(provider metric.MeterProvider, load func() load, inOrder func() 
 	shards, err := meter.Int64ObservableGauge("callstream.dispatcher.shards", metric.WithUnit("{shard}"),
 		metric.WithDescription("Subscriptions in their partitions: with something to do (active), whose breaker is open, that wait for a rate limit or Retry-After (throttled), that leave the last workers to others (crowded)"))
 	errs[6] = err
+	pause, err := meter.Int64ObservableGauge("callstream.dispatcher.paused",
+		metric.WithDescription("1 while no endpoint can be reached and deliveries wait"))
+	errs[7] = err
 	for _, err := range errs {
 		if err != nil {
 			return nil, fmt.Errorf("make the dispatcher's metrics: %w", err)
@@ -80,7 +84,7 @@ func newMetrics(provider metric.MeterProvider, load func() load, inOrder func() 
 		return metric.WithAttributes(attribute.String("kind", name))
 	}
 	parked := parkCauses()
-	hop, lost, rewrite, disabled, exhausted := kind("hop"), kind("lost"), kind("rewrite"), kind("disabled"), kind("exhausted")
+	cut, hop, lost, rewrite, disabled, exhausted := kind("cut"), kind("hop"), kind("lost"), kind("rewrite"), kind("disabled"), kind("exhausted")
 	fallback, toOrdered := kind("fallback"), kind("ordered")
 	state := func(name string, of ...attribute.KeyValue) metric.MeasurementOption {
 		return metric.WithAttributes(append(of, attribute.String("state", name))...)
@@ -98,6 +102,7 @@ func newMetrics(provider metric.MeterProvider, load func() load, inOrder func() 
 		}
 		o.ObserveInt64(events, m.hops.Load(), hop)
 		o.ObserveInt64(events, m.ordered.Load(), toOrdered)
+		o.ObserveInt64(events, m.cut.Load(), cut)
 		o.ObserveInt64(events, m.lost.Load(), lost)
 		o.ObserveInt64(events, m.rewrites.Load(), rewrite)
 		o.ObserveInt64(events, m.disabled.Load(), disabled)
@@ -107,6 +112,7 @@ func newMetrics(provider metric.MeterProvider, load func() load, inOrder func() 
 		o.ObserveInt64(queue, int64(now.first), first)
 		o.ObserveInt64(queue, int64(now.late), late)
 		o.ObserveInt64(queue, int64(now.waiting), queued)
+		o.ObserveInt64(pause, map[bool]int64{true: 1}[now.paused])
 		o.ObserveInt64(shards, int64(now.active), active)
 		o.ObserveInt64(shards, int64(now.broken), open)
 		o.ObserveInt64(shards, int64(now.asleep), asleep)
@@ -115,7 +121,7 @@ func newMetrics(provider metric.MeterProvider, load func() load, inOrder func() 
 		o.ObserveInt64(queue, int64(held), inBook)
 		o.ObserveInt64(queue, int64(away), inLane)
 		return nil
-	}, outcomes, events, queue, shards)
+	}, outcomes, events, queue, shards, pause)
 	if err != nil {
 		return nil, fmt.Errorf("register the dispatcher's metrics: %w", err)
 	}

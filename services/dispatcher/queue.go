@@ -60,6 +60,9 @@ type scheduler struct {
 	active     int                            // shards with something queued or in flight
 	asleep     int                            // shards that wait for their alarm
 	broken     int                            // shards with an open breaker
+	paused     chan struct{}                  // closed at the end of the pause; nil where there is none
+	probing    bool                           // one job may go in a pause
+	probes     *time.Timer
 	stopped    bool
 	ended      sync.WaitGroup
 }
@@ -197,14 +200,26 @@ func (s *scheduler) submit(ctx context.Context, j *job, patience time.Duration) 
 		if !waiting.IsZero() && j.late {
 			sh.waits.spent += now.Sub(waiting)
 		}
-		if why, until := sh.refuses(now); why != admitted {
+		waited := !waiting.IsZero()
+		waiting = time.Time{}
+		why, until := sh.refuses(now)
+		if s.paused != nil && (why != admitted || !s.hasRoom(sh, j, now)) {
+			// Where it went would be no better, and it would go there for nothing it has done.
+			resumed := s.paused
+			s.mu.Unlock()
+			select {
+			case <-resumed:
+				continue
+			case <-ctx.Done():
+				return closing
+			}
+		}
+		if why != admitted {
 			s.mu.Unlock()
 			j.until = until
 			return why
 		}
-		limit := sh.limit(s.share, now)
-		room := sh.taken() < limit && (s.shareBytes == 0 || sh.bytes+j.size <= s.shareBytes || sh.taken() == 0)
-		if room {
+		if s.hasRoom(sh, j, now) {
 			if j.order == nil {
 				s.push(sh, j, now)
 			} else {
@@ -217,6 +232,7 @@ func (s *scheduler) submit(ctx context.Context, j *job, patience time.Duration) 
 			}
 			return admitted
 		}
+		limit := sh.limit(s.share, now)
 		// The first of a lane's records that waits in vain is the last, until there is room.
 		worthIt := limit >= s.share && !sh.waits.vain
 		if j.late {
@@ -224,8 +240,8 @@ func (s *scheduler) submit(ctx context.Context, j *job, patience time.Duration) 
 			worthIt = true
 		}
 		if patience <= 0 || !worthIt || sh.stalled(now) {
-			sh.waits.vain = sh.waits.vain || !waiting.IsZero()
-			why := full
+			sh.waits.vain = sh.waits.vain || waited
+			why = full
 			if sh.rate.limits() && limit < s.share {
 				why = slowed
 			}
@@ -250,6 +266,11 @@ func (s *scheduler) submit(ctx context.Context, j *job, patience time.Duration) 
 			return closing
 		}
 	}
+}
+
+// hasRoom says whether a job may be queued; the lock is held.
+func (s *scheduler) hasRoom(sh *shard, j *job, now time.Time) bool {
+	return sh.taken() < sh.limit(s.share, now) && (s.shareBytes == 0 || sh.bytes+j.size <= s.shareBytes || sh.taken() == 0)
 }
 
 // push queues a job; the lock is held.
@@ -415,6 +436,12 @@ func (s *scheduler) relent() bool {
 
 // next takes the next job that may go, nil where there is none; the lock is held.
 func (s *scheduler) next(now time.Time) *job {
+	if s.paused != nil && !s.stopped {
+		if !s.probing {
+			return nil
+		}
+		s.probing = false
+	}
 	s.relent()
 	for {
 		sh := s.ready.first
@@ -501,6 +528,8 @@ func (s *scheduler) begin(j *job, now time.Time) {
 		sh.lastDone = now // it could not have taken anything before
 	}
 	sh.inFlight++
+	j.began, j.place = now, len(sh.flying)
+	sh.flying = append(sh.flying, j)
 	sh.bytes -= j.size
 	s.makeRoom(sh, now)
 	s.offer(sh, now)
@@ -522,6 +551,10 @@ func (s *scheduler) finish(j *job, took time.Duration, now time.Time) *change {
 		s.busyLate--
 	}
 	sh.inFlight--
+	last := len(sh.flying) - 1
+	sh.flying[j.place], sh.flying[last].place = sh.flying[last], j.place
+	sh.flying[last] = nil
+	sh.flying = sh.flying[:last]
 	sh.lastUse = now
 	if !j.token.IsZero() && !j.sent {
 		sh.rate.giveBack(now)
@@ -612,13 +645,14 @@ func (s *scheduler) sweep(before time.Time) {
 type load struct {
 	first, late, waiting            int
 	active, broken, asleep, crowded int
+	paused                          bool
 }
 
 // load tells what there is to do.
 func (s *scheduler) load() load {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := load{first: s.busy - s.busyLate, late: s.busyLate, waiting: s.waiting, active: s.active, broken: s.broken, asleep: s.asleep}
+	l := load{paused: s.paused != nil, first: s.busy - s.busyLate, late: s.busyLate, waiting: s.waiting, active: s.active, broken: s.broken, asleep: s.asleep}
 	for _, r := range []*ring{&s.crowded, &s.retrying} {
 		for sh := r.first; sh != nil; sh = sh.after {
 			l.crowded++
@@ -632,6 +666,9 @@ func (s *scheduler) load() load {
 func (s *scheduler) stop() {
 	s.mu.Lock()
 	s.stopped = true
+	if s.probes != nil {
+		s.probes.Stop()
+	}
 	now := time.Now()
 	for _, sh := range s.shards {
 		s.rouse(sh)

@@ -13,6 +13,16 @@ func (r *ring) push(sh *shard) {
 	r.last = sh
 }
 
+func (r *ring) pushFirst(sh *shard) {
+	sh.ring, sh.before, sh.after = r, nil, r.first
+	if r.first == nil {
+		r.last = sh
+	} else {
+		r.first.before = sh
+	}
+	r.first = sh
+}
+
 // unlist takes a shard out of the ring that it is in.
 func (sh *shard) unlist() {
 	r := sh.ring

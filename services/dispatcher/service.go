@@ -62,6 +62,7 @@ type Service struct {
 	meter      metric.MeterProvider
 	loop       atomic.Pointer[kafka.Loop] // from Run on
 	scheduler  *scheduler
+	outage     *outage
 	owned      ownedPartitions
 	sequencers *sequencers
 	metrics    *metrics
@@ -82,7 +83,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	s := &Service{
 		cfg: cfg, log: deps.Log, tracer: deps.Tracer.Tracer("github.com/callstream/callstream/services/dispatcher"),
 		recording: deps.Recording(), codec: deps.Codec, box: deps.Box, name: deps.Name,
-		tiers: newTiers(policy.Tiers()), book: subscription.NewBook(), running: context.Background(),
+		tiers: newTiers(policy.Tiers()), book: subscription.NewBook(), outage: newOutage(time.Now()), running: context.Background(),
 	}
 	if s.name == "" {
 		host, err := os.Hostname()
@@ -227,6 +228,7 @@ func (s *Service) Run(ctx context.Context) error {
 		sweeper.Go(func() { s.sweep(sweeping) })
 		var loop *kafka.Loop
 		if loop, err = s.newLoop(loopCtx); err == nil {
+			sweeper.Go(func() { s.watchHeads(loop, sweeping) })
 			err = loop.Run(loopCtx)
 		} else if loopCtx.Err() != nil {
 			err = nil

@@ -1,6 +1,8 @@
 package dispatcher
 
 import (
+	"context"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -38,8 +40,14 @@ type job struct {
 	sent  bool      // its token is used
 	came  came      // what came of its request
 	until time.Time // where it was refused: not before
+	began time.Time // when a worker took it
+	place int       // in its shard's flying
 	again bool      // it goes back to the head of its queue
 	turn  turn      // where the shard's subscription has a frequency
+
+	cancel  context.CancelFunc // ends its request, from when sending is set
+	sending atomic.Bool
+	wasCut  atomic.Bool
 }
 
 // shardKey names a shard: a subscription in one partition, which everything of it in that partition goes through. Partition
@@ -74,6 +82,7 @@ type shard struct {
 	held     int   // jobs that have a place and wait for their turn in their call
 	bytes    int64 // that the queued jobs hold, and those that have a place
 	inFlight int
+	flying   []*job // those in flight
 	max      int
 	rate     bucket
 	limited  atomic.Bool // there is a rate limit; read without the lock
@@ -103,6 +112,11 @@ func (sh *shard) queued() int { return sh.first.len() + sh.later.len() }
 
 // taken is how many places of the queue are taken.
 func (sh *shard) taken() int { return sh.queued() + sh.held }
+
+// holds says whether a job in the queue matches.
+func (sh *shard) holds(match func(*job) bool) bool {
+	return slices.ContainsFunc(sh.first.jobs[sh.first.head:], match) || slices.ContainsFunc(sh.later.jobs[sh.later.head:], match)
+}
 
 // limit is how many records may wait: what the endpoint is expected to take, and its rate limit to allow, within keepUp;
 // of the former at least as many as it may have in flight; at most the share.

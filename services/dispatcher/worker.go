@@ -217,13 +217,21 @@ func (w *worker) send(ctx context.Context, j *job, t *target) {
 	} else if traceparent == "" {
 		traceparent = telemetry.NewTraceparent()
 	}
+	sendCtx, j.cancel = context.WithCancel(sendCtx)
+	j.sending.Store(true)
 	a := t.Send(sendCtx, d, outbound.Attempt{Number: n, Traceparent: traceparent, Buffer: w.body[:]})
+	j.sending.Store(false)
+	j.cancel()
 	if ctx.Err() != nil {
 		// The partition was lost meanwhile: the result is nobody's, the next owner sends it again.
 		j.task.Abandon()
 		return
 	}
+	if j.wasCut.Load() {
+		timedOut(&a)
+	}
 	j.came = cameFrom(&a, a.Started.Add(a.Took))
+	s.watchEgress(&a, t, d.EventType)
 	v := w.settle(j, t, &a, n, traceparent)
 	a.Release()
 
