@@ -103,7 +103,7 @@ func (s *Service) replayMissed(ctx context.Context, store *storage.Store, p auth
 	}
 	replay := &startedReplay{}
 	command := event.Replay{
-		ID: "rpl_" + ulid.Make().String(), Tenant: sub.Tenant, SubscriptionID: sub.ID, Command: replayStart,
+		ID: replayPrefix + ulid.Make().String(), Tenant: sub.Tenant, SubscriptionID: sub.ID, Command: replayStart,
 		RequestedAt: s.deps.Now().UTC(), RequestedBy: p.Actor(), Reason: "missed",
 	}
 	change := storage.Change{Actor: p.Actor(), Action: actionReplayed}

@@ -50,6 +50,8 @@ func newHandler(s *Service) http.Handler {
 	a.registerStats()
 	a.registerHistory()
 	a.registerResponses()
+	a.registerDeadLetters()
+	a.registerRedrives()
 	a.registerAgents()
 	a.registerKeys()
 	a.registerAudit()

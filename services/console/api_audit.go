@@ -16,7 +16,7 @@ type auditEntry struct {
 	At      time.Time       `json:"at"`
 	Actor   string          `json:"actor" doc:"the id of the API key, cli, a dispatcher, or system" example:"key_01JH3XVZ5W2B8QJ4N6T7M9R0PD"`
 	Action  string          `json:"action" example:"updated"`
-	Kind    string          `json:"kind" enum:"subscription,key"`
+	Kind    string          `json:"kind" enum:"subscription,key,redrive"`
 	ID      string          `json:"id" example:"sub_01JH3XW8E1Z5C9V7K2M4N6P8QR"`
 	Version int64           `json:"version,omitempty" doc:"the object's version that the action made; absent where it made none"`
 	Detail  json.RawMessage `json:"detail" doc:"more, by action; changed lists the places of the members that an update changed, never their values"`
@@ -25,8 +25,8 @@ type auditEntry struct {
 // listAudit are the parameters of the audit log.
 type listAudit struct {
 	ListInput
-	Kind   string    `query:"kind" enum:"subscription,key"`
-	ID     string    `query:"id" maxLength:"64" doc:"of the subscription or key"`
+	Kind   string    `query:"kind" enum:"subscription,key,redrive"`
+	ID     string    `query:"id" maxLength:"64" doc:"of the subscription, key or redrive"`
 	Actor  string    `query:"actor" maxLength:"200"`
 	Action string    `query:"action" maxLength:"64" doc:"created, updated, deleted, verified, activated, paused, disabled, recovered, rotated, …"`
 	Since  time.Time `query:"since" doc:"at or after this time (RFC 3339)"`

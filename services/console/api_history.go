@@ -63,7 +63,7 @@ type DeliveryDocument struct {
 	Source              string     `json:"source,omitempty"`
 	CallID              string     `json:"call_id,omitempty"`
 	State               string     `json:"state" enum:"queued,delivered,retrying,dead,skipped"`
-	Reason              string     `json:"reason,omitempty" doc:"why it is skipped, dead or retrying"`
+	Reason              string     `json:"reason,omitempty" doc:"why it is skipped, dead or retrying; redriven while it waits to be sent again"`
 	Detail              string     `json:"detail,omitempty" doc:"the reason in words: the rule that was not met, the failure"`
 	Via                 string     `json:"via,omitempty" doc:"where the newest request went: primary or fallback"`
 	Attempts            int        `json:"attempts" doc:"requests that were made"`
@@ -72,6 +72,7 @@ type DeliveryDocument struct {
 	ErrorClass          string     `json:"error_class,omitempty" doc:"of the newest request"`
 	DurationMS          float64    `json:"duration_ms,omitempty" doc:"of the newest request"`
 	ReplayID            string     `json:"replay_id,omitempty" doc:"the replay that led to that state"`
+	RedriveID           string     `json:"redrive_id,omitempty" doc:"the redrive, or the retry by hand, that led to that state"`
 	RepeatAt            string     `json:"repeat_at,omitempty" doc:"place of a repeat of the event that was not delivered again (topic/partition/offset)"`
 	CreatedAt           time.Time  `json:"created_at" doc:"when the event was accepted"`
 	UpdatedAt           time.Time  `json:"updated_at"`
@@ -81,7 +82,7 @@ func documentOfDelivery(d *history.Delivery) DeliveryDocument {
 	out := DeliveryDocument{
 		ID: d.ID, EventID: d.EventID, SubscriptionID: d.SubscriptionID, SubscriptionVersion: d.SubscriptionVersion, Type: d.Type, Source: d.Source, CallID: d.CallID,
 		State: d.State, Reason: d.Reason, Detail: d.Detail, Via: d.Via, Attempts: d.Requests(), HTTPStatus: d.HTTPStatus, ErrorClass: d.ErrorClass,
-		DurationMS: milliseconds(d.Duration), ReplayID: d.ReplayID, RepeatAt: d.Occurrence, CreatedAt: d.CreatedAt, UpdatedAt: d.UpdatedAt,
+		DurationMS: milliseconds(d.Duration), ReplayID: d.ReplayID, RedriveID: d.Redrive, RepeatAt: d.Occurrence, CreatedAt: d.CreatedAt, UpdatedAt: d.UpdatedAt,
 	}
 	if !d.NextAttemptAt.IsZero() {
 		out.NextAttemptAt = &d.NextAttemptAt
@@ -115,6 +116,7 @@ type attemptDocument struct {
 	Error               string       `json:"error,omitempty"`
 	NextAttemptAt       *time.Time   `json:"next_attempt_at,omitempty"`
 	ReplayID            string       `json:"replay_id,omitempty"`
+	RedriveID           string       `json:"redrive_id,omitempty"`
 	Traceparent         string       `json:"traceparent,omitempty"`
 	Dispatcher          string       `json:"dispatcher,omitempty"`
 	Note                string       `json:"note,omitempty" doc:"why something is missing"`
@@ -351,7 +353,7 @@ func documentOfAttempt(a *event.Attempt) attemptDocument {
 	out := attemptDocument{
 		Number: a.Attempt, At: a.StartedAt, Outcome: a.Outcome, Reason: a.Reason, Via: a.Via, SubscriptionVersion: a.SubscriptionVersion,
 		DurationMS: micros(a.DurationMicros), ConnectMS: micros(a.ConnectMicros), FirstByteMS: micros(a.FirstByteMicros),
-		ErrorClass: a.ErrorClass, Error: a.Error, ReplayID: a.ReplayID, Traceparent: a.Traceparent, Dispatcher: a.Dispatcher,
+		ErrorClass: a.ErrorClass, Error: a.Error, ReplayID: a.ReplayID, RedriveID: a.Redrive, Traceparent: a.Traceparent, Dispatcher: a.Dispatcher,
 	}
 	if !a.NextAttemptAt.IsZero() {
 		out.NextAttemptAt = &a.NextAttemptAt

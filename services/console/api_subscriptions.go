@@ -28,7 +28,10 @@ const (
 	actionRecovered = "recovered"
 	actionRotated   = "rotated"
 	actionExpired   = "expired"  // the signing key before the present one
-	actionReplayed  = "replayed" // what was missed
+	actionReplayed  = "replayed" // what was missed, or an event by hand
+	actionRedriven  = "redriven" // dead letters
+	actionCancelled = "cancelled"
+	actionRetried   = "retried" // a delivery, by hand
 )
 
 // action is what the audit log says of a change.

@@ -12,6 +12,7 @@ import (
 	"github.com/callstream/callstream/pkg/auth"
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/schemas/topic"
+	"github.com/callstream/callstream/services/console/history"
 	"github.com/stretchr/testify/require"
 )
 
@@ -93,10 +94,14 @@ func TestEveryOperationIsGuarded(t *testing.T) {
 	delivery := event.DeliveryID("victim", "api", e.ID, sub)
 	h.produceRecord(topic.Decisions, &event.Decision{Tenant: "victim", EventID: e.ID, EventType: e.Type, Source: "api", CallID: e.CallID, EventTime: e.Time, AcceptedAt: e.IngestedAt,
 		EventTopic: topic.CallsEvents, DecidedAt: time.Now(), Decisions: []event.DecisionEntry{{SubscriptionID: sub, SubscriptionVersion: 1, Outcome: "queued", DeliveryID: delivery}}})
+	h.produceRecord(topic.DeadLetters, &event.DeadLetter{Tenant: "victim", Reason: "exhausted", SubscriptionID: sub, DeliveryID: delivery, EventID: e.ID, DeadAt: time.Now(), SourceTopic: topic.Lane(topic.DefaultLane)})
 	require.NoError(t, h.svc.project.CaughtUp(t.Context()))
+	letter := history.DeadLetterID(0, 0)
+	redrive := h.do("POST", "/v1/dlq:redrive", `{"ids":["`+letter+`"]}`).is(202).str("id")
 	ids := map[string]string{
 		"/v1/subscriptions/{id}": sub, "/v1/keys/{id}": key, "/v1/agents/{agent_id}": "a-victim",
 		"/v1/events/{id}": e.ID, "/v1/calls/{call_id}": e.CallID, "/v1/deliveries/{id}": delivery,
+		"/v1/dlq/{id}": letter, "/v1/redrives/{id}": redrive,
 	}
 	everyones := []string{"/v1/event-types/{type}"} // the catalogue
 
@@ -104,7 +109,7 @@ func TestEveryOperationIsGuarded(t *testing.T) {
 		h.key = theirs
 		defer func() { h.key = mine }()
 		all := ""
-		for _, path := range []string{"/v1/subscriptions", "/v1/subscriptions/" + sub, "/v1/keys", "/v1/agents/a-victim/settings", "/v1/audit"} {
+		for _, path := range []string{"/v1/subscriptions", "/v1/subscriptions/" + sub, "/v1/keys", "/v1/agents/a-victim/settings", "/v1/audit", "/v1/dlq"} {
 			all += string(h.do("GET", path, "").is(200).body)
 		}
 		return all
@@ -172,6 +177,8 @@ func TestEveryOperationIsGuarded(t *testing.T) {
 	h.do("POST", "/v1/subscriptions:preview", `{"subscription_id":"`+sub+`"}`).problem(404)
 	own := h.create(`{"url":"` + url + `","events":["*"]}`).str("id")
 	h.do("POST", "/v1/subscriptions:preview", `{"subscription_id":"`+own+`","event_id":"evt_victim"}`).problem(404)
+	h.do("POST", "/v1/dlq:redrive", `{"ids":["`+letter+`"]}`).problem(404)
+	require.Zero(t, as202[redriveDocument](h.do("POST", "/v1/dlq:redrive", `{"filter":{}}`)).Total)
 	require.NotContains(t, string(h.do("GET", "/v1/audit?id="+sub, "").is(200).body), sub)
 	require.NotContains(t, string(h.do("GET", "/v1/subscriptions?q="+sub, "").is(200).body), sub)
 }
@@ -196,6 +203,7 @@ func TestTheDocumentIsWhole(t *testing.T) {
 	slices.Sort(changes)
 	require.Equal(t, []string{
 		"delete /v1/keys/{id}", "delete /v1/subscriptions/{id}", "patch /v1/subscriptions/{id}",
+		"post /v1/deliveries/{id}/retry", "post /v1/dlq:redrive",
 		"post /v1/keys", "post /v1/keys/{id}/rotate", "post /v1/subscriptions", "post /v1/subscriptions/{id}/activate", "post /v1/subscriptions/{id}/pause",
 		"post /v1/subscriptions/{id}/rotate-secret", "post /v1/subscriptions/{id}/verify", "put /v1/agents/{agent_id}/settings",
 	}, changes)

@@ -274,6 +274,9 @@ func (r *relay) housekeep(ctx context.Context, store *storage.Store, now time.Ti
 	if err := store.ForgetReplayed(ctx, now.Add(-replayedKept)); err != nil {
 		return err
 	}
+	if err := store.ForgetRedrives(ctx, now.Add(-replayedKept)); err != nil {
+		return err
+	}
 	return store.Purge(ctx, now.Add(-purgeAfter))
 }
 

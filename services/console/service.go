@@ -65,6 +65,7 @@ type Service struct {
 	handler http.Handler
 	relay   *relay
 	tail    *responseTail // nil where the log is not Kafka
+	redrive *redriver     // nil without Kafka
 	closers []func()
 
 	mu      sync.Mutex
@@ -117,6 +118,10 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		s.closers = append(s.closers, kafkaLog.close, reader.Close)
 		log, s.deps.records, s.deps.starts = kafkaLog, reader, kafkaLog.starts
 		s.tail = newResponseTail(cfg.Kafka, s.log.Named("responses"), cfg.MaxStreams)
+		if s.redrive, err = newRedriver(cfg.Kafka, deps.Codec, reader, s.log, deps.Now); err != nil {
+			return nil, fmt.Errorf("console: %w", err)
+		}
+		s.closers = append(s.closers, s.redrive.close)
 	}
 	s.relay = &relay{log: s.log.Named("relay"), feeds: log, codec: deps.Codec, now: deps.Now, metrics: m, wake: make(chan struct{}, 1), retry: deps.retry}
 	s.guard = auth.Guard{Off: cfg.Auth == authOff, Lookup: s.lookupKey, Now: deps.Now}
@@ -148,6 +153,7 @@ func (s *Service) Run(ctx context.Context) error {
 		group.Go("signals", func(ctx context.Context) error { return s.runSignals(ctx) })
 		group.Go("history", s.project.Run)
 		group.Go("responses", s.tail.run)
+		group.Go("redrive", func(ctx context.Context) error { return s.redrive.run(ctx, s.store) })
 	}
 	return group.Wait()
 }

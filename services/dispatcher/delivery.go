@@ -57,11 +57,12 @@ type delivery struct {
 	from source
 
 	subscription string
-	version      int64 // of the subscription, when it was rendered
-	attempts     int   // made so far
-	scheduleFrom int   // of them, those before the present schedule began
-	fallback     bool  // it goes to the subscription's fallback_url
-	parked       int   // times it found no room since the last attempt
+	version      int64  // of the subscription, when it was rendered
+	attempts     int    // made so far
+	scheduleFrom int    // of them, those before the present schedule began
+	fallback     bool   // it goes to the subscription's fallback_url
+	redrive      string // who asked for it to be sent again; empty: nobody did
+	parked       int    // times it found no room since the last attempt
 	due          time.Time
 	enqueued     time.Time // when it entered the tier it is in
 	firstFailed  time.Time
@@ -94,6 +95,8 @@ func readDelivery(r *kgo.Record, from source) delivery {
 			d.scheduleFrom = int(decimal(h.Value))
 		case kafka.HeaderVia:
 			d.fallback = string(h.Value) == viaFallback
+		case kafka.HeaderRedrive:
+			d.redrive = string(h.Value)
 		case kafka.HeaderParked:
 			d.parked = int(decimal(h.Value))
 		case kafka.HeaderDue:

@@ -22,7 +22,7 @@ func (v verdict) next(j *job, d *event.Delivery, sub *subscription.Subscription,
 	v.disable = v.disable && !j.fallback
 	if v.outcome == outcomeRetry {
 		v.due = dueAfter(now, v.delay, retryAfter)
-		if !expired(d, v.due) {
+		if !expired(j, d, v.due) {
 			return v
 		}
 		// It would wait only to be skipped: better it is known now.
@@ -34,9 +34,10 @@ func (v verdict) next(j *job, d *event.Delivery, sub *subscription.Subscription,
 	return v
 }
 
-// expired says whether an event is not worth sending any more at a time. A replay passes that by.
-func expired(d *event.Delivery, at time.Time) bool {
-	return !d.ExpiresAt.IsZero() && d.ReplayID == "" && at.After(d.ExpiresAt)
+// expired says whether an event is not worth sending any more at a time. What somebody asked for passes that by: replays
+// and redrives.
+func expired(j *job, d *event.Delivery, at time.Time) bool {
+	return !d.ExpiresAt.IsZero() && d.ReplayID == "" && j.redrive == "" && at.After(d.ExpiresAt)
 }
 
 // withoutFallback gives a delivery up whose fallback is no more.

@@ -13,7 +13,7 @@ import (
 // metrics are counted with plain atomics where the meter only asks for them now and then: an attempt costs tens of
 // microseconds, of which an instrument call with attributes would be a percent each.
 type metrics struct {
-	outcomes  [4]atomic.Int64 // by the order of outcomeNames
+	outcomes  [5]atomic.Int64 // by the order of outcomeNames
 	parked    [admissions]atomic.Int64
 	ordered   atomic.Int64 // written to the ordered lane
 	cut       atomic.Int64 // requests that held back their partition
@@ -30,7 +30,7 @@ type metrics struct {
 }
 
 func outcomeNames() []string {
-	return []string{outcomeDelivered, outcomeRetry, outcomeDead, outcomeSkipped}
+	return []string{outcomeDelivered, outcomeRetry, outcomeDead, outcomeSkipped, outcomeSuperseded}
 }
 
 // parkCauses are the labels of what is parked.

@@ -15,6 +15,8 @@ const (
 	outcomeRetry     = "retry"
 	outcomeDead      = "dead"
 	outcomeSkipped   = "skipped"
+	// outcomeSuperseded is that of a copy which a redrive of the delivery has overtaken. It has no attempt and no record.
+	outcomeSuperseded = "superseded"
 )
 
 // The reasons that go with an outcome. Those of a retry are the error classes, and one more.

@@ -32,7 +32,7 @@ func (s *Service) attemptRecord(a *event.Attempt, d *event.Delivery, r *kgo.Reco
 		Attempt: n, Via: via, Outcome: v.outcome, Reason: v.reason,
 		RequestBytes: int64(len(d.Body)),
 		BodyTopic:    r.Topic, BodyPartition: r.Partition, BodyOffset: r.Offset, ResponseHeaders: responses,
-		ReplayID: d.ReplayID, Test: d.Test, Traceparent: d.Traceparent, Dispatcher: s.name, AcceptedAt: d.AcceptedAt,
+		ReplayID: d.ReplayID, Redrive: kafka.Header(r, kafka.HeaderRedrive), Test: d.Test, Traceparent: d.Traceparent, Dispatcher: s.name, AcceptedAt: d.AcceptedAt,
 	}
 }
 

@@ -67,6 +67,22 @@ type Service struct {
 	sequencers *sequencers
 	metrics    *metrics
 	writes     sync.Pool // of *write
+	tiers      tiers
+	sources    map[string]source // not changed any more when the loop runs
+	book       *subscription.Book
+	gone       gone
+	catching   sync.Mutex
+	feed       *kafka.Feed
+	signals    *kafka.Feed
+	sender     *outbound.Sender
+	producer   *kafka.Producer
+	meter      metric.MeterProvider
+	loop       atomic.Pointer[kafka.Loop] // from Run on
+	scheduler  *scheduler
+	owned      ownedPartitions
+	redriven   redriven
+	metrics    *metrics
+	writes     sync.Pool // of *write
 
 	running context.Context // of Run, for the feeds' functions, which get none
 	mu      sync.Mutex

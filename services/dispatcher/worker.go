@@ -64,6 +64,12 @@ func (w *worker) do(j *job) {
 		return
 	}
 	defer func() { d.Body = nil }() // it would keep the whole fetch in memory
+	if w.s.redriven.overtaken(d.ID, j.redrive, d.ReplayID) {
+		// What becomes of the other copy is on record.
+		w.s.metrics.outcome(outcomeSuperseded)
+		j.task.Done()
+		return
+	}
 	t, reason, err := w.s.resolve(ctx, j)
 	switch {
 	case ctx.Err() != nil || stopping(j.task):
@@ -74,7 +80,7 @@ func (w *worker) do(j *job) {
 		w.s.unsendable(j, d, err)
 	case reason != "":
 		w.skip(j, reason)
-	case expired(d, time.Now()):
+	case expired(j, d, time.Now()):
 		w.skip(j, reasonExpired)
 	case !w.allowed(j, t):
 		w.skip(j, reasonFrequency)

@@ -2,6 +2,7 @@ package history
 
 import (
 	"cmp"
+	"strings"
 	"time"
 
 	"github.com/callstream/callstream/pkg/kafka"
@@ -23,6 +24,9 @@ func States() []string {
 
 // reasonDuplicate is the filter's for an event that was seen within ten minutes.
 const reasonDuplicate = "duplicate"
+
+// ReasonRedriven is that of a delivery which waits because somebody asked for it to be sent again.
+const ReasonRedriven = "redriven"
 
 // Delivery is what became of one event for one subscription.
 type Delivery struct {
@@ -48,6 +52,7 @@ type Delivery struct {
 	SubscriptionVersion int64
 	NextAttemptAt       time.Time // while retrying
 	ReplayID            string    // of the replay that led to it
+	Redrive             string    // the redrive that did, after that
 	kind                int
 	number              int // of the attempt; 0 where it was none
 	stateAt             time.Time
@@ -82,6 +87,9 @@ func (d *Delivery) Requests() int {
 	return n
 }
 
+// Newest is the newest request that was made; false where there is none.
+func (d *Delivery) Newest() (Attempt, bool) { return sent(d.Attempts) }
+
 // DeliveredAt is when the endpoint had answered; zero where the delivery is not delivered.
 func (d *Delivery) DeliveredAt() time.Time {
 	last, ok := sent(d.Attempts)
@@ -97,7 +105,15 @@ type deliveryKey struct{ id, occurrence string }
 func (d *Delivery) key() deliveryKey { return deliveryKey{d.ID, d.Occurrence} }
 
 // ended says whether the record is of an attempt, or of the decision not to make one, that no other comes after.
-func (d *Delivery) ended() bool { return d.kind == kindAttempt && d.State != StateRetrying }
+func (d *Delivery) ended() bool {
+	return d.kind == kindAttempt && d.State != StateRetrying && d.State != StateQueued
+}
+
+// turn is the newest of the replay and the redrive that led to the state, without the prefix that says which of them it
+// is: what is left grows with time.
+func (d *Delivery) turn() string {
+	return max(strings.TrimPrefix(d.ReplayID, "rpl_"), strings.TrimPrefix(d.Redrive, "rdr_"))
+}
 
 // compareState orders what records say of the state; the greatest holds. What the endpoint took it has, whatever a replay
 // decides later. Clocks come late: an attempt and the next are often made by two dispatchers, whose clocks may differ by
@@ -105,7 +121,8 @@ func (d *Delivery) ended() bool { return d.kind == kindAttempt && d.State != Sta
 func (d *Delivery) compareState(o *Delivery) int {
 	return cmp.Or(
 		compareBool(d.State == StateDelivered, o.State == StateDelivered),
-		cmp.Compare(d.ReplayID, o.ReplayID), // a replay begins anew; their ids grow
+		cmp.Compare(d.turn(), o.turn()), // a replay or a redrive begins anew; their ids grow
+		cmp.Compare(d.ReplayID, o.ReplayID), cmp.Compare(d.Redrive, o.Redrive),
 		cmp.Compare(d.kind, o.kind),
 		compareBool(d.ended(), o.ended()),
 		cmp.Compare(d.number, o.number),
@@ -131,7 +148,7 @@ func (d *Delivery) merge(o *Delivery) {
 	d.UpdatedAt = later(d.UpdatedAt, o.UpdatedAt)
 	if d.compareState(o) < 0 {
 		d.State, d.Reason, d.Detail, d.SubscriptionVersion, d.NextAttemptAt = o.State, o.Reason, o.Detail, o.SubscriptionVersion, o.NextAttemptAt
-		d.ReplayID, d.kind, d.number, d.stateAt = o.ReplayID, o.kind, o.number, o.stateAt
+		d.ReplayID, d.Redrive, d.kind, d.number, d.stateAt = o.ReplayID, o.Redrive, o.kind, o.number, o.stateAt
 	}
 	if comparePlace(d.Place, o.Place) < 0 {
 		d.Place = o.Place

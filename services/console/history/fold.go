@@ -27,13 +27,15 @@ type batch struct {
 	events     map[eventKey]*Event
 	deliveries map[deliveryKey]*Delivery
 	responses  []Response
+	letters    map[deadLetterKey]*DeadLetter
 	next       map[kafka.TopicPartition]int64
 	records    int
 	useless    int
 }
 
 func newBatch() *batch {
-	return &batch{events: map[eventKey]*Event{}, deliveries: map[deliveryKey]*Delivery{}, next: map[kafka.TopicPartition]int64{}}
+	return &batch{events: map[eventKey]*Event{}, deliveries: map[deliveryKey]*Delivery{}, letters: map[deadLetterKey]*DeadLetter{},
+		next: map[kafka.TopicPartition]int64{}}
 }
 
 func (b *batch) event(e Event) {
@@ -47,7 +49,7 @@ func (b *batch) event(e Event) {
 }
 
 func (b *batch) delivery(d Delivery) {
-	for _, text := range []*string{&d.ID, &d.Tenant, &d.SubscriptionID, &d.EventID, &d.Source, &d.Type, &d.CallID, &d.State, &d.Reason, &d.ReplayID, &d.Via, &d.ErrorClass} {
+	for _, text := range []*string{&d.ID, &d.Tenant, &d.SubscriptionID, &d.EventID, &d.Source, &d.Type, &d.CallID, &d.State, &d.Reason, &d.ReplayID, &d.Redrive, &d.Via, &d.ErrorClass} {
 		*text = name(*text)
 	}
 	d.Detail = prose(d.Detail)
@@ -165,10 +167,14 @@ func (b *batch) attempt(ctx context.Context, codec Codec, r *kgo.Record) error {
 	if a.Tenant == "" || a.DeliveryID == "" {
 		return errUseless
 	}
+	if a.Reason == ReasonRedriven {
+		b.redriven(&a)
+		return nil
+	}
 	row := Delivery{
 		ID: a.DeliveryID, Tenant: a.Tenant, SubscriptionID: a.SubscriptionID, EventID: a.EventID, Source: a.Source, Type: a.EventType, CallID: a.CallID,
 		CreatedAt: or(a.AcceptedAt, a.StartedAt), UpdatedAt: a.StartedAt.Add(time.Duration(a.DurationMicros) * time.Microsecond),
-		State: a.Outcome, Reason: a.Reason, SubscriptionVersion: a.SubscriptionVersion, NextAttemptAt: a.NextAttemptAt, ReplayID: a.ReplayID,
+		State: a.Outcome, Reason: a.Reason, SubscriptionVersion: a.SubscriptionVersion, NextAttemptAt: a.NextAttemptAt, ReplayID: a.ReplayID, Redrive: a.Redrive,
 		kind: kindAttempt, number: a.Attempt, stateAt: a.StartedAt,
 		Attempts: []Attempt{{Partition: r.Partition, Offset: r.Offset, Number: a.Attempt, StartedAt: a.StartedAt, ReplayID: name(a.ReplayID)}},
 		Via:      a.Via, HTTPStatus: a.HTTPStatus, ErrorClass: a.ErrorClass, Duration: time.Duration(a.DurationMicros) * time.Microsecond,
@@ -183,6 +189,20 @@ func (b *batch) attempt(ctx context.Context, codec Codec, r *kgo.Record) error {
 	return nil
 }
 
+// redriven takes that a delivery was put back, so that it waits for attempts again, and that the dead letter which held it
+// was. It is no attempt.
+func (b *batch) redriven(a *event.Attempt) {
+	b.delivery(Delivery{
+		ID: a.DeliveryID, Tenant: a.Tenant, SubscriptionID: a.SubscriptionID, EventID: a.EventID, Source: a.Source, Type: a.EventType, CallID: a.CallID,
+		CreatedAt: or(a.AcceptedAt, a.StartedAt), UpdatedAt: a.StartedAt,
+		State: StateQueued, Reason: ReasonRedriven, SubscriptionVersion: a.SubscriptionVersion, ReplayID: a.ReplayID, Redrive: a.Redrive,
+		kind: kindAttempt, number: a.Attempt, stateAt: a.StartedAt,
+	})
+	if a.BodyTopic == topic.DeadLetters {
+		b.letter(DeadLetter{Partition: a.BodyPartition, Offset: a.BodyOffset, Tenant: a.Tenant, DeadAt: a.StartedAt, RedrivenAt: a.StartedAt, RedrivenBy: a.Redrive})
+	}
+}
+
 // deadLetter takes what was given up. For a delivery it says no more than the last attempt where there is one, but some
 // die without: what doesn't decode, or doesn't fit a topic. A letter without a delivery is of an event that no
 // subscription was asked about.
@@ -191,20 +211,21 @@ func (b *batch) deadLetter(ctx context.Context, codec Codec, r *kgo.Record) erro
 	if err := codec.Decode(ctx, r.Value, &l); err != nil {
 		return err
 	}
+	b.letter(letterOf(kafka.Place{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset}, r.Timestamp, &l))
 	if l.Tenant == "" {
-		return errUseless
+		return nil // the letter is all there is to show
 	}
 	if l.DeliveryID != "" {
 		b.delivery(Delivery{
 			ID: l.DeliveryID, Tenant: l.Tenant, SubscriptionID: l.SubscriptionID, EventID: l.EventID, Source: l.Source, Type: l.EventType, CallID: l.CallID,
 			CreatedAt: l.DeadAt, UpdatedAt: l.DeadAt,
-			State: StateDead, Reason: l.Reason, Detail: l.Detail, SubscriptionVersion: l.SubscriptionVersion, ReplayID: replayOf(ctx, codec, &l),
+			State: StateDead, Reason: l.Reason, Detail: l.Detail, SubscriptionVersion: l.SubscriptionVersion, ReplayID: replayOf(ctx, codec, &l), Redrive: string(l.OriginalHeaders[kafka.HeaderRedrive]),
 			kind: kindAttempt, number: l.Attempts, stateAt: l.DeadAt,
 		})
 		return nil
 	}
 	if !topic.IsEvents(l.SourceTopic) {
-		return errUseless
+		return nil
 	}
 	at := kafka.Place{Topic: l.SourceTopic, Partition: l.SourcePartition, Offset: l.SourceOffset}
 	e := Event{Tenant: l.Tenant, ID: l.EventID, Source: l.Source, Type: l.EventType, CallID: l.CallID, AcceptedAt: l.DeadAt, Place: at, grade: gradeDead,

@@ -273,10 +273,11 @@ func arbitrary(rt *rapid.T, w *world) {
 	ids, subs := []string{"e1", "e2", "e3"}, []string{"sub_1", "sub_2"}
 	second := func() int { return rapid.IntRange(0, 20).Draw(rt, "second") }
 	replay := func() string { return rapid.SampledFrom([]string{"", "", "rpl_1", "rpl_2"}).Draw(rt, "replay") }
+	redrive := func() string { return rapid.SampledFrom([]string{"", "", "rdr_11", "rdr_22"}).Draw(rt, "redrive") }
 	records := []*kgo.Record{w.happens("e1", second())}
 	for range rapid.IntRange(1, 25).Draw(rt, "steps") {
 		id, sub := rapid.SampledFrom(ids).Draw(rt, "event"), rapid.SampledFrom(subs).Draw(rt, "subscription")
-		switch rapid.IntRange(0, 5).Draw(rt, "kind") {
+		switch rapid.IntRange(0, 6).Draw(rt, "kind") {
 		case 0:
 			records = append(records, w.happens(id, second()))
 		case 1, 2:
@@ -293,6 +294,7 @@ func arbitrary(rt *rapid.T, w *world) {
 		case 3, 4:
 			w.tried(id, sub, second(), func(a *event.Attempt) {
 				a.Attempt, a.ReplayID = rapid.IntRange(0, 3).Draw(rt, "attempt"), replay()
+				a.Redrive = redrive()
 				a.Outcome = rapid.SampledFrom([]string{StateDelivered, "retry", StateDead, StateSkipped}).Draw(rt, "outcome")
 				a.HTTPStatus = rapid.SampledFrom([]int{0, 200, 404, 503}).Draw(rt, "status")
 			})
@@ -300,8 +302,16 @@ func arbitrary(rt *rapid.T, w *world) {
 			letter := &event.DeadLetter{Tenant: "acme", EventID: id, Reason: rapid.SampledFrom([]string{"poison", "exhausted"}).Draw(rt, "reason"), DeadAt: w.at(second()), SourceTopic: topic.CallsEvents}
 			if rapid.Bool().Draw(rt, "of a delivery") {
 				letter.DeliveryID, letter.SubscriptionID = w.delivery(id, sub), sub
+				letter.OriginalHeaders = map[string][]byte{kafka.HeaderRedrive: []byte(redrive())}
+			}
+			if rapid.Bool().Draw(rt, "of nobody") {
+				letter.Tenant = ""
 			}
 			w.record(topic.DeadLetters, letter)
+		case 6:
+			w.tried(id, sub, second(), func(a *event.Attempt) {
+				redriven(a, "rdr_11", int64(rapid.IntRange(0, 3).Draw(rt, "letter")))
+			})
 		}
 	}
 }

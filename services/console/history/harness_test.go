@@ -174,6 +174,7 @@ func dump(t testing.TB, s *Store) string {
 	}{
 		{"history_events", "id, tenant, source", eventColumns()},
 		{"history_deliveries", "id, occurrence", deliveryColumns()},
+		{"history_dead_letters", "id", deadLetterColumns()},
 	} {
 		rows, err := s.db.Read.QueryContext(t.Context(), "SELECT "+strings.Join(table.columns, ", ")+" FROM "+table.name+" ORDER BY "+table.order)
 		require.NoError(t, err)

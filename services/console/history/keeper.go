@@ -31,8 +31,8 @@ func (p *Projection) newKeeper(ctx context.Context) (keeper, error) {
 }
 
 func (k *keeper) count(ctx context.Context) error {
-	row := k.store.db.Read.QueryRowContext(ctx, `SELECT (SELECT COUNT(*) FROM history_events), (SELECT COUNT(*) FROM history_deliveries), (SELECT COUNT(*) FROM history_responses)`)
-	if err := row.Scan(&k.rows.events, &k.rows.deliveries, &k.rows.responses); err != nil {
+	row := k.store.db.Read.QueryRowContext(ctx, `SELECT (SELECT COUNT(*) FROM history_events), (SELECT COUNT(*) FROM history_deliveries), (SELECT COUNT(*) FROM history_responses), (SELECT COUNT(*) FROM history_dead_letters)`)
+	if err := row.Scan(&k.rows.events, &k.rows.deliveries, &k.rows.responses, &k.rows.letters); err != nil {
 		return fmt.Errorf("count the history: %w", err)
 	}
 	k.counted = k.cfg.Now()
@@ -42,14 +42,14 @@ func (k *keeper) count(ctx context.Context) error {
 // added notes new rows.
 func (k *keeper) added(n counts) {
 	for _, c := range []*counts{&k.rows, &k.fresh} {
-		c.events, c.deliveries, c.responses = c.events+n.events, c.deliveries+n.deliveries, c.responses+n.responses
+		c.events, c.deliveries, c.responses, c.letters = c.events+n.events, c.deliveries+n.deliveries, c.responses+n.responses, c.letters+n.letters
 	}
 }
 
 // clean deletes a batch of rows, or twice what came in meanwhile, from each table that has too old ones or too many.
 func (k *keeper) clean(ctx context.Context) error {
 	now := k.cfg.Now()
-	if max(k.rows.deliveries, k.rows.events, k.rows.responses)-keepBatch <= k.cfg.MaxDeliveries && now.Sub(k.cleaned) < keepEvery {
+	if max(k.rows.deliveries, k.rows.events, k.rows.responses, k.rows.letters)-keepBatch <= k.cfg.MaxDeliveries && now.Sub(k.cleaned) < keepEvery {
 		return nil
 	}
 	if now.Sub(k.counted) > recountEvery {
@@ -67,6 +67,7 @@ func (k *keeper) clean(ctx context.Context) error {
 		{"history_deliveries", "created_at", &k.rows.deliveries, &k.fresh.deliveries, k.noteMissed},
 		{"history_events", "accepted_at", &k.rows.events, &k.fresh.events, nil},
 		{"history_responses", "received_at", &k.rows.responses, &k.fresh.responses, nil},
+		{"history_dead_letters", "dead_at", &k.rows.letters, &k.fresh.letters, nil},
 	} {
 		most := max(keepBatch, 2**table.fresh)
 		n, err := k.store.delete(ctx, table.name, table.at, before, most, table.note)

@@ -41,7 +41,7 @@ type ProjectionConfig struct {
 	Share float64
 	// Retention is how long rows are kept after the event was accepted.
 	Retention time.Duration
-	// MaxDeliveries is how many rows of deliveries are kept, and how many of events; the oldest go first. 0 means all.
+	// MaxDeliveries is how many rows of deliveries are kept, how many of events and of dead letters; the oldest go first. 0 means all.
 	MaxDeliveries int64
 	// Now is the clock, time.Now when nil.
 	Now func() time.Time

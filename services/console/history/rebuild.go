@@ -19,7 +19,7 @@ func Rebuild(ctx context.Context, cfg storage.Config) error {
 		if _, err := t.state(ctx); err != nil {
 			return err
 		}
-		for _, table := range []string{"history_deliveries", "history_events", "history_responses", "history_progress", "history_forgotten"} {
+		for _, table := range []string{"history_deliveries", "history_events", "history_responses", "history_dead_letters", "history_progress", "history_forgotten"} {
 			query := "DELETE FROM " + table
 			if t.db.Postgres {
 				query = "TRUNCATE " + table
@@ -40,6 +40,8 @@ type Status struct {
 	Generation int64
 	Events     int64
 	Deliveries int64
+	// DeadLetters are those of all tenants, and of none.
+	DeadLetters int64
 	// Behind is how many records of the topics are not in it yet, by topic.
 	Behind map[string]int64
 }
@@ -47,8 +49,8 @@ type Status struct {
 // Status counts the rows, and how far they are behind the topics.
 func (p *Projection) Status(ctx context.Context) (Status, error) {
 	status := Status{Behind: map[string]int64{}}
-	if err := p.store.db.Read.QueryRowContext(ctx, `SELECT generation, (SELECT COUNT(*) FROM history_events), (SELECT COUNT(*) FROM history_deliveries)
-		FROM history_state WHERE id = 1`).Scan(&status.Generation, &status.Events, &status.Deliveries); err != nil {
+	if err := p.store.db.Read.QueryRowContext(ctx, `SELECT generation, (SELECT COUNT(*) FROM history_events), (SELECT COUNT(*) FROM history_deliveries),
+		(SELECT COUNT(*) FROM history_dead_letters) FROM history_state WHERE id = 1`).Scan(&status.Generation, &status.Events, &status.Deliveries, &status.DeadLetters); err != nil {
 		return status, fmt.Errorf("read the history's state: %w", err)
 	}
 	next, err := p.store.progress(ctx)

@@ -85,7 +85,7 @@ func known[K comparable, V any](kept [2]map[K]*V, asked map[K]*V) map[K]*V {
 }
 
 // counts are numbers of rows.
-type counts struct{ events, deliveries, responses int64 }
+type counts struct{ events, deliveries, responses, letters int64 }
 
 // apply writes a batch and the offsets behind it, all or nothing, and returns how many rows are new. The rows of the
 // batch come to be what the database has. It fails with errNotWriter where the state is not the one that was claimed.
@@ -110,6 +110,9 @@ func (s *Store) apply(ctx context.Context, as state, b *batch) (counts, error) {
 			return fmt.Errorf("responses: %w", err)
 		}
 		added.responses = int64(len(b.responses))
+		if added.letters, err = mergeRows(ctx, t, deadLetterRows(), b.letters, map[deadLetterKey]*DeadLetter{}); err != nil {
+			return fmt.Errorf("dead letters: %w", err)
+		}
 		next := make([][]any, 0, len(b.next))
 		for at, offset := range b.next {
 			next = append(next, []any{at.Topic, at.Partition, offset})
@@ -310,13 +313,13 @@ func scanEvent(row scanner) (*Event, error) {
 func deliveryColumns() []string {
 	return []string{"id", "occurrence", "tenant", "subscription_id", "subscription_version", "event_id", "source", "type", "call_id",
 		"state", "reason", "detail", "replay_id", "state_kind", "state_attempt", "state_at", "next_attempt_at",
-		"record_topic", "record_partition", "record_offset", "attempts", "via", "http_status", "error_class", "duration_us", "delivered_at", "created_at", "updated_at"}
+		"record_topic", "record_partition", "record_offset", "attempts", "via", "http_status", "error_class", "duration_us", "delivered_at", "created_at", "updated_at", "redrive"}
 }
 
 func (d *Delivery) values() []any {
 	return []any{d.ID, d.Occurrence, d.Tenant, d.SubscriptionID, d.SubscriptionVersion, d.EventID, d.Source, d.Type, d.CallID,
 		d.State, d.Reason, d.Detail, d.ReplayID, d.kind, d.number, micros(d.stateAt), micros(d.NextAttemptAt),
-		d.Place.Topic, d.Place.Partition, d.Place.Offset, appendAttempts([]byte{}, d.Attempts), d.Via, d.HTTPStatus, d.ErrorClass, d.Duration.Microseconds(), micros(d.DeliveredAt()), micros(d.CreatedAt), micros(d.UpdatedAt)}
+		d.Place.Topic, d.Place.Partition, d.Place.Offset, appendAttempts([]byte{}, d.Attempts), d.Via, d.HTTPStatus, d.ErrorClass, d.Duration.Microseconds(), micros(d.DeliveredAt()), micros(d.CreatedAt), micros(d.UpdatedAt), d.Redrive}
 }
 
 func selectDeliveries() string {
@@ -329,7 +332,7 @@ func scanDelivery(row scanner) (*Delivery, error) {
 	var attempts []byte
 	if err := row.Scan(&d.ID, &d.Occurrence, &d.Tenant, &d.SubscriptionID, &d.SubscriptionVersion, &d.EventID, &d.Source, &d.Type, &d.CallID,
 		&d.State, &d.Reason, &d.Detail, &d.ReplayID, &d.kind, &d.number, &stateAt, &next,
-		&d.Place.Topic, &d.Place.Partition, &d.Place.Offset, &attempts, &d.Via, &d.HTTPStatus, &d.ErrorClass, &took, &delivered, &created, &updated); err != nil {
+		&d.Place.Topic, &d.Place.Partition, &d.Place.Offset, &attempts, &d.Via, &d.HTTPStatus, &d.ErrorClass, &took, &delivered, &created, &updated, &d.Redrive); err != nil {
 		return nil, err
 	}
 	d.stateAt, d.NextAttemptAt, d.Duration = fromMicros(stateAt), fromMicros(next), time.Duration(took)*time.Microsecond

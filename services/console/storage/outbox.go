@@ -20,6 +20,8 @@ const (
 	KindReplay Kind = "replay"
 	// KindEvent is one of callstream's own events, which has neither.
 	KindEvent Kind = "event"
+	// KindRedrive is dead letters that are sent again. Only the audit log knows it: it does not go through the outbox.
+	KindRedrive Kind = "redrive"
 )
 
 // Entry is one version of an object on its way to the feed.

@@ -43,18 +43,36 @@ func (s *Store) Replay(ctx context.Context, command event.Replay, skipped []Skip
 		if events = len(command.Events); events == 0 {
 			return nil
 		}
-		spec, err := json.Marshal(command)
-		if err != nil {
-			return err
-		}
-		c.Detail = map[string]any{"replay": command.ID, "events": events}
-		if err := audit(ctx, t, s.Now(), Entry{Kind: KindSubscription, ID: command.SubscriptionID, Tenant: command.Tenant}, c); err != nil {
-			return err
-		}
-		receipt, err = insertEntry(ctx, t, s.Now(), Entry{Kind: KindReplay, ID: command.ID, Tenant: command.Tenant, Version: 1, Spec: spec})
+		receipt, err = s.replay(ctx, t, command, c)
 		return err
 	})
 	return events, receipt, err
+}
+
+// ReplayAgain puts a command into the outbox that sends the events it names, whether they were asked for before or not.
+func (s *Store) ReplayAgain(ctx context.Context, command event.Replay, c Change) (Receipt, error) {
+	var receipt Receipt
+	err := s.change(ctx, "ask for a replay", func(t tx) (err error) {
+		receipt, err = s.replay(ctx, t, command, c)
+		return err
+	})
+	return receipt, err
+}
+
+func (s *Store) replay(ctx context.Context, t tx, command event.Replay, c Change) (Receipt, error) {
+	c.Detail = map[string]any{"replay": command.ID, "events": len(command.Events)}
+	if err := audit(ctx, t, s.Now(), Entry{Kind: KindSubscription, ID: command.SubscriptionID, Tenant: command.Tenant}, c); err != nil {
+		return 0, err
+	}
+	return askReplay(ctx, t, s.Now(), command)
+}
+
+func askReplay(ctx context.Context, t tx, at time.Time, command event.Replay) (Receipt, error) {
+	spec, err := json.Marshal(command)
+	if err != nil {
+		return 0, err
+	}
+	return insertEntry(ctx, t, at, Entry{Kind: KindReplay, ID: command.ID, Tenant: command.Tenant, Version: 1, Spec: spec})
 }
 
 // askOnce notes what is asked for, and returns the deliveries that had not been noted.
