@@ -21,7 +21,7 @@ func newAuditCommand() *cobra.Command {
 	var api apiFlags
 	var out output
 	cmd := listing[auditView]{
-		path: "/v1/audit", short: "Who changed which subscription or key, newest first", none: "Nothing like that has been changed.",
+		path: "/v1/audit", short: "Who changed or redrove what, newest first", none: "Nothing like that has been changed.",
 		header: []string{"AT", "ACTOR", "ACTION", "WHAT", "VERSION", "DETAIL"},
 		row: func(l *auditView) []string {
 			detail := string(l.Detail)
@@ -31,7 +31,7 @@ func newAuditCommand() *cobra.Command {
 			return []string{dayAndTime(l.At), l.Actor, l.Action, l.ID, strconv.FormatInt(l.Version, 10), detail}
 		},
 		search: []parameter{
-			{name: "id", usage: "of this subscription or key"}, {name: "kind", usage: "subscription or key"},
+			{name: "id", usage: "of this subscription, key or redrive"}, {name: "kind", usage: "subscription, key or redrive"},
 			{name: "actor", usage: "by this API key"}, {name: "action", usage: "created, updated, deleted, verified, activated, paused, disabled, recovered, rotated, …"},
 			{name: "since", usage: "from then on", past: true}, {name: "until", usage: "before then", past: true},
 		},

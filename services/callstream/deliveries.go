@@ -33,6 +33,7 @@ type deliveryView struct {
 	ErrorClass          string  `json:"error_class"`
 	DurationMS          float64 `json:"duration_ms"`
 	ReplayID            string  `json:"replay_id"`
+	RedriveID           string  `json:"redrive_id"`
 	RepeatAt            string  `json:"repeat_at"`
 	CreatedAt           string  `json:"created_at"`
 	UpdatedAt           string  `json:"updated_at"`
@@ -64,6 +65,9 @@ func (d *deliveryView) outcome() string {
 	}
 	if d.ReplayID != "" {
 		parts = append(parts, "by "+d.ReplayID)
+	}
+	if d.RedriveID != "" {
+		parts = append(parts, "by "+d.RedriveID)
 	}
 	return strings.Join(parts, ", ")
 }
@@ -99,6 +103,7 @@ func newDeliveriesCommand() *cobra.Command {
 			most: 50,
 		}.command(&api, &out),
 		newGetCommand(&api, &out, deliveriesPath, "get ID", "One delivery, with every attempt, request and answer", printDelivery),
+		newDeliveriesRetry(&api, &out),
 	)
 	return cmd
 }
@@ -146,6 +151,7 @@ type attemptView struct {
 	Error         string `json:"error"`
 	NextAttemptAt string `json:"next_attempt_at"`
 	ReplayID      string `json:"replay_id"`
+	RedriveID     string `json:"redrive_id"`
 	Note          string `json:"note"`
 }
 
@@ -193,6 +199,9 @@ func (a *attemptView) print(w io.Writer) {
 	}
 	if a.ReplayID != "" {
 		head = append(head, "by "+a.ReplayID)
+	}
+	if a.RedriveID != "" {
+		head = append(head, "by "+a.RedriveID)
 	}
 	fmt.Fprintf(w, "\n── %s\n", oneLine(strings.Join(head, "  ")))
 	if r := a.Request; r != nil {

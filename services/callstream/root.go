@@ -55,7 +55,7 @@ CALLSTREAM_API_KEY. With --json they print what the API answered, for programs.`
 	add(groupRun, newUpCommand(version), newTopicsCommand(), newDoctorCommand(), newHealthCommand())
 	add(groupTry, newSimulateCommand(), newListenCommand())
 	add(groupManage, newSubscriptionsCommand(), newAgentsCommand(), newKeysCommand(), newAuditCommand())
-	add(groupLook, newDeliveriesCommand(), newEventsCommand(), newCallsCommand(), newHistoryCommand())
+	add(groupLook, newDeliveriesCommand(), newDeadLettersCommand(), newEventsCommand(), newCallsCommand(), newHistoryCommand())
 	return root
 }
 
