@@ -44,7 +44,7 @@ const (
 	HeaderScheduleFrom        = "schedule_from"    // attempts made before the present retry schedule began
 	HeaderOrder               = "order"            // the call whose events are kept in order; absent: no order
 	HeaderRank                = "rank"             // place in that order: the event's offset in its topic
-	HeaderRedrive             = "redrive"          // who asked for it to be sent again: a redrive's id, or "manual"
+	HeaderRedrive             = "redrive"          // what it is sent again by: the id of a redrive, or of a retry by hand; they grow
 )
 
 // Header is the value of the record's first header of that name, empty when it has none.

@@ -81,7 +81,6 @@ type delivery struct {
 // subscription is its key.
 func readDelivery(r *kgo.Record, from source) delivery {
 	d := delivery{from: from}
-	redriven := false
 	for i := range r.Headers {
 		h := &r.Headers[i]
 		switch h.Key {
@@ -115,11 +114,9 @@ func readDelivery(r *kgo.Record, from source) delivery {
 			d.call = string(h.Value)
 		case kafka.HeaderRank:
 			d.rank = decimal(h.Value)
-		case kafka.HeaderRedrive:
-			redriven = true
 		}
 	}
-	if redriven || d.fallback {
+	if d.redrive != "" || d.fallback {
 		d.call = "" // it comes late: those behind it were let go
 	}
 	if d.subscription == "" {

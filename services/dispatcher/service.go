@@ -64,23 +64,8 @@ type Service struct {
 	scheduler  *scheduler
 	outage     *outage
 	owned      ownedPartitions
-	sequencers *sequencers
-	metrics    *metrics
-	writes     sync.Pool // of *write
-	tiers      tiers
-	sources    map[string]source // not changed any more when the loop runs
-	book       *subscription.Book
-	gone       gone
-	catching   sync.Mutex
-	feed       *kafka.Feed
-	signals    *kafka.Feed
-	sender     *outbound.Sender
-	producer   *kafka.Producer
-	meter      metric.MeterProvider
-	loop       atomic.Pointer[kafka.Loop] // from Run on
-	scheduler  *scheduler
-	owned      ownedPartitions
 	redriven   redriven
+	sequencers *sequencers
 	metrics    *metrics
 	writes     sync.Pool // of *write
 

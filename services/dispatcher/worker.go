@@ -67,7 +67,7 @@ func (w *worker) do(j *job) {
 	if w.s.redriven.overtaken(d.ID, j.redrive, d.ReplayID) {
 		// What becomes of the other copy is on record.
 		w.s.metrics.outcome(outcomeSuperseded)
-		j.task.Done()
+		w.s.begin(&j.delivery).end()
 		return
 	}
 	t, reason, err := w.s.resolve(ctx, j)
