@@ -44,7 +44,10 @@ func rows() []row {
 		{"isolation", "what others notice of an endpoint that hangs or fails (8 min)", isolationRow},
 		{"filter", "an event with 100,000 subscriptions of others against 100 (3 min)", filterRow},
 		{"ingest", "the producer against a server that only produces (1 min)", ingestRow},
+		{"pipeline", "everything in one process against a bare pipeline of three stages, at full speed (3 min)", pipelineRow},
+		{"latency", "the POST to the endpoint's first byte, against the bare pipeline (4 min)", latencyRow},
 		{"parked", "memory with a million parked retries against none (3 min)", parkedRow},
+		{"fleet", "10,000 endpoints, one of a hundred dead, ten minutes of traffic in 75 s (2 min)", fleetRow},
 	}
 }
 

@@ -9,8 +9,10 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"time"
 
 	"github.com/callstream/callstream/pkg/embedded"
+	"github.com/callstream/callstream/test/process"
 )
 
 // roleVariable has this program play another process of a measurement: its broker, or the bare side.
@@ -27,6 +29,8 @@ func play(role string) error {
 		fmt.Println(e.KafkaAddr(), e.RegistryURL())
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		return e.Close()
+	case "pipeline":
+		return playBare()
 	default:
 		return fmt.Errorf("%s=%s: no such role", roleVariable, role)
 	}
@@ -42,13 +46,14 @@ type actor struct {
 }
 
 // cast starts this program in a role, with its data in dir.
-func cast(ctx context.Context, role, dir string) (*actor, error) {
+func cast(ctx context.Context, role, dir string, env ...string) (*actor, error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
 	a := &actor{cmd: exec.CommandContext(ctx, exe)}
-	a.cmd.Env = append(os.Environ(), roleVariable+"="+role, "CALLSTREAM_DATA_DIR="+dir, "GOGC=400")
+	a.cmd.Env = append(os.Environ(), roleVariable+"="+role, "CALLSTREAM_DATA_DIR="+dir, "GOGC=400") // what the programs run with
+	a.cmd.Env = append(a.cmd.Env, env...)
 	a.cmd.Stderr = os.Stderr
 	if a.in, err = a.cmd.StdinPipe(); err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", errRole, role, err)
@@ -73,3 +78,9 @@ func (a *actor) end() {
 	_ = a.in.Close()
 	_ = a.cmd.Wait()
 }
+
+// CPU is the processor time that the process has used.
+func (a *actor) CPU() (time.Duration, error) { return process.CPU(a.cmd.Process.Pid) }
+
+// Resident is the memory of the process that is in RAM, in bytes.
+func (a *actor) Resident() (int64, error) { return process.Resident(a.cmd.Process.Pid) }

@@ -40,8 +40,10 @@ type sink struct {
 }
 
 // newSink serves endpoints for events with numbers below most.
-func newSink(endpoints, most int) (*sink, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a listener of the measurement's own
+func newSink(endpoints, most int) (*sink, error) { return newSinkOn("127.0.0.1:0", endpoints, most) }
+
+func newSinkOn(addr string, endpoints, most int) (*sink, error) {
+	l, err := net.Listen("tcp", addr) //nolint:noctx // a listener of the measurement's own
 	if err != nil {
 		return nil, err
 	}
@@ -58,6 +60,12 @@ func (s *sink) close() { _ = s.server.Close() }
 
 // url is where endpoint n is.
 func (s *sink) url(n int) string { return "http://" + s.addr + "/" + strconv.Itoa(n) }
+
+// urlOn is where endpoint n is on another host name or address of this machine.
+func (s *sink) urlOn(host string, n int) string {
+	_, port, _ := net.SplitHostPort(s.addr)
+	return "http://" + net.JoinHostPort(host, port) + "/" + strconv.Itoa(n)
+}
 
 // ServeHTTP takes a delivery, or answers the handshake that every endpoint must pass.
 func (s *sink) ServeHTTP(w http.ResponseWriter, r *http.Request) {

@@ -3,8 +3,10 @@
 package chaos
 
 import (
+	"fmt"
 	"testing"
 
+	"github.com/callstream/callstream/subscription"
 	"github.com/stretchr/testify/require"
 )
 
@@ -30,9 +32,10 @@ func TestServicesKilled(t *testing.T) {
 	require.LessOrEqual(t, repeats, kills*mostRepeats(len(endpoints)))
 }
 
-// mostRepeats is promise 3 for one kill: what was in flight, and 1,000 completions of each partition, of the lane and of
-// three retry tiers.
-func mostRepeats(subscriptions int) int { return 32*subscriptions + 1000*partitions*4 }
+// mostRepeats is promise 3 for one kill: what was in flight, and 1,000 completions of each of the lane's partitions.
+func mostRepeats(subscriptions int) int {
+	return subscription.DefaultMaxInFlight*subscriptions + 1000*partitions
+}
 
 // P-18, promise 1: a broker dies, the cluster goes on with two, and it comes back.
 func TestBrokerKilled(t *testing.T) {
@@ -68,4 +71,38 @@ func TestRollingRestart(t *testing.T) {
 	w.progress("events flow on three brokers", 100)
 	stop()
 	w.report("a rolling restart")
+}
+
+// P-18, promise 3: a dispatcher is killed at full speed, with a backlog on every partition. What is sent twice is counted
+// for each kill; how long anything took doesn't enter.
+func TestRepeatsAtFullSpeed(t *testing.T) {
+	random := seeded(t)
+	w := newWorld(t, nil, 1)
+	kills := rounds(t, 3)
+	require.NoError(t, w.process("dispatcher-0").Terminate(t.Context()))
+	const each = 5000 // events, so 17,500 deliveries
+	for n := 0; n < each*(kills+1); n += 100 {
+		ids := make([]string, 100)
+		for i := range ids {
+			ids[i] = fmt.Sprintf("b-%d", n+i)
+		}
+		w.post(w, ids...)
+	}
+	for kill := range kills + 1 {
+		before, total := w.repeats(), w.hook.Total()
+		w.launch("dispatcher-0")
+		want := w.hook.Unique() + 2*each + random.IntN(each)
+		eventually(t, "the backlog drains", func() error {
+			if n := w.hook.Unique(); n < want {
+				return fmt.Errorf("%d deliveries to go", want-n)
+			}
+			return nil
+		})
+		if kill < kills {
+			w.process("dispatcher-0").Kill()
+		}
+		t.Logf("%d of %d requests repeated since start %d", w.repeats()-before, w.hook.Total()-total, kill)
+		require.LessOrEqual(t, w.repeats()-before, mostRepeats(len(endpoints)))
+	}
+	require.LessOrEqual(t, w.report("a dispatcher killed at full speed"), kills*mostRepeats(len(endpoints)))
 }

@@ -141,15 +141,20 @@ func (l *ledger) flow(w *world, name string, stop <-chan struct{}) {
 	}
 }
 
-// post posts one event until it is accepted.
-func (l *ledger) post(w *world, id string) {
-	e := map[string]any{"id": id, "type": "call.ended", "call_id": "c-" + id, "data": map[string]any{"disposition": []string{"qualified", "lost"}[hashed(id)%2]}}
-	eventually(l.t, "an event is accepted", func() error {
-		status, body, err := w.request(http.MethodPost, w.producer()+"/v1/events", e)
+// post posts events in one request until they are accepted.
+func (l *ledger) post(w *world, ids ...string) {
+	events := make([]any, len(ids))
+	for i, id := range ids {
+		events[i] = map[string]any{"id": id, "type": "call.ended", "call_id": "c-" + id, "data": map[string]any{"disposition": []string{"qualified", "lost"}[hashed(id)%2]}}
+	}
+	eventually(l.t, "events are accepted", func() error {
+		status, body, err := w.send(w.producer()+"/v1/events", events)
 		switch {
 		case err == nil && status == http.StatusAccepted:
 			l.mu.Lock()
-			l.accepted[id] = true
+			for _, id := range ids {
+				l.accepted[id] = true
+			}
 			l.mu.Unlock()
 			return nil
 		case err == nil && status != http.StatusTooManyRequests && status < 500:
@@ -170,22 +175,38 @@ func (l *ledger) count() int {
 	return len(l.accepted)
 }
 
-// settle waits until every accepted event has come to an end at every subscription, and returns how many to which. Repeats
-// are what the endpoints got beyond one for each attempt.
-func (l *ledger) settle() (ends map[end]int, repeats int) {
+// failures is how many requests failed, or were put off.
+func (l *ledger) failures() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.unanswered
+}
+
+// repeats is what the endpoints got beyond one request for each attempt.
+func (l *ledger) repeats() (n int) {
+	type attempt struct {
+		id     string
+		number int
+	}
+	sent := map[attempt]bool{}
+	for _, r := range l.hook.Requests() {
+		a := attempt{r.ID, r.Attempt}
+		if sent[a] {
+			n++
+		}
+		sent[a] = true
+	}
+	return n
+}
+
+// settle waits until every accepted event has come to an end at every subscription, and returns how many to which.
+func (l *ledger) settle() (ends map[end]int) {
 	l.t.Helper()
 	eventually(l.t, "every accepted event has an end on record at every subscription", func() error {
 		arrived := map[place]bool{}
-		sent := map[place]int{} // by number of attempt
-		repeats = 0
 		for _, r := range l.hook.Requests() {
-			id := r.Header.Get("X-Event-Id")
-			attempt := place{id, fmt.Sprintf("%s#%d", r.Path, r.Attempt)}
-			if sent[attempt]++; sent[attempt] > 1 {
-				repeats++
-			}
 			if r.Fault == nil && answer(r).Status == 0 {
-				arrived[place{id, l.subscriptions[r.Path]}] = true
+				arrived[place{r.Header.Get("X-Event-Id"), l.subscriptions[r.Path]}] = true
 			}
 		}
 		l.mu.Lock()
@@ -211,13 +232,14 @@ func (l *ledger) settle() (ends map[end]int, repeats int) {
 		return nil
 	})
 	require.Empty(l.t, l.hook.Faults(), "signatures")
-	return ends, repeats
+	return ends
 }
 
 // report settles and prints the figures of a fault, for the record.
 func (l *ledger) report(fault string) (repeats int) {
 	l.t.Helper()
-	ends, repeats := l.settle()
+	ends := l.settle()
+	repeats = l.repeats()
 	l.t.Logf("%s: %d events accepted (%d requests failed or were put off), %d delivered, %d dead, %d skipped, 0 missing, %d repeated",
 		fault, l.count(), l.unanswered, ends[delivered], ends[dead], ends[skipped], repeats)
 	for _, e := range []end{delivered, dead, skipped} {

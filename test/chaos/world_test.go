@@ -30,6 +30,7 @@ const partitions = 4
 type world struct {
 	t        *testing.T
 	dir      string
+	together bool // one process: up
 	brokers  []string
 	registry *embedded.Embedded
 	via      map[string][]string // brokers of a process that goes another way
@@ -83,12 +84,33 @@ func newWorld(t *testing.T, via map[string][]string, dispatchers int) *world {
 	for _, name := range names {
 		w.ready(name)
 	}
+	w.subscribeAll()
+	return w
+}
+
+// subscribeAll makes the subscriptions, and waits until they are in force.
+func (w *world) subscribeAll() {
+	w.t.Helper()
 	for _, path := range endpoints {
 		w.subscribe(path)
 	}
 	w.probe()
+}
+
+// newUp starts callstream up with its data in dir: everything in one process, with the embedded broker.
+func newUp(t *testing.T, dir string) *world {
+	t.Helper()
+	w := &world{t: t, dir: dir, together: true, processes: map[string]*process.Process{}, addresses: map[string]process.Addresses{}}
+	w.launch(up)
+	w.ready(up)
+	a := w.addresses[up]
+	w.ledger = newLedger(t, []string{a.Kafka}, "http://"+a.SchemaRegistry)
+	w.subscribeAll()
 	return w
 }
+
+// up is the name of the one process of newUp.
+const up = "callstream"
 
 // startRegistry starts the schema registry, on the same address and data as before where there is one.
 func (w *world) startRegistry(addr string) {
@@ -100,16 +122,24 @@ func (w *world) startRegistry(addr string) {
 }
 
 func (w *world) env(name string) []string {
+	common := []string{
+		"CALLSTREAM_HTTP_ADDR=127.0.0.1:0", "CALLSTREAM_LOG_LEVEL=warn", "CALLSTREAM_AUTH=off", "CALLSTREAM_ALLOW_PRIVATE_ENDPOINTS=true", "CALLSTREAM_ALLOW_HTTP_ENDPOINTS=true",
+		"CALLSTREAM_RETRY_SCHEDULE=500ms,1s,2s,5s,5s,5s,5s,5s", "CALLSTREAM_PARTITIONS=" + strconv.Itoa(partitions),
+		"CALLSTREAM_ENCRYPTION_KEY=MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+	}
+	if w.together {
+		// The same addresses when it is started again: the ledger reads on.
+		kafka, registry := "127.0.0.1:0", "127.0.0.1:0"
+		if a, ok := w.addresses[up]; ok {
+			kafka, registry = a.Kafka, a.SchemaRegistry
+		}
+		return append(common, "CALLSTREAM_KAFKA_ADDR="+kafka, "CALLSTREAM_SCHEMA_REGISTRY_ADDR="+registry)
+	}
 	brokers := w.brokers
 	if other, ok := w.via[name]; ok {
 		brokers = other
 	}
-	return []string{
-		"CALLSTREAM_KAFKA_BROKERS=" + strings.Join(brokers, ","), "CALLSTREAM_SCHEMA_REGISTRY_URL=" + w.registry.RegistryURL(),
-		"CALLSTREAM_HTTP_ADDR=127.0.0.1:0", "CALLSTREAM_AUTH=off", "CALLSTREAM_ALLOW_PRIVATE_ENDPOINTS=true", "CALLSTREAM_ALLOW_HTTP_ENDPOINTS=true",
-		"CALLSTREAM_RETRY_SCHEDULE=500ms,1s,2s,5s,5s,5s,5s,5s", "CALLSTREAM_PARTITIONS=" + strconv.Itoa(partitions),
-		"CALLSTREAM_ENCRYPTION_KEY=MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
-	}
+	return append(common, "CALLSTREAM_KAFKA_BROKERS="+strings.Join(brokers, ","), "CALLSTREAM_SCHEMA_REGISTRY_URL="+w.registry.RegistryURL())
 }
 
 // run runs a program to its end.
@@ -130,7 +160,11 @@ func (w *world) run(binary string, args ...string) {
 func (w *world) launch(name string) {
 	w.t.Helper()
 	binary, _, _ := strings.Cut(name, "-")
-	p, err := process.Start(process.Options{Binary: filepath.Join(built.bin, binary), Env: w.env(name), Dir: filepath.Join(w.dir, name)})
+	var args []string
+	if name == up {
+		args = []string{"up"}
+	}
+	p, err := process.Start(process.Options{Binary: filepath.Join(built.bin, binary), Args: args, Env: w.env(name), Dir: filepath.Join(w.dir, name)})
 	require.NoError(w.t, err)
 	w.mu.Lock()
 	w.processes[name] = p
@@ -166,6 +200,9 @@ func (w *world) process(name string) *process.Process {
 func (w *world) url(name string) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.together {
+		name = up
+	}
 	return "http://" + w.addresses[name].HTTP
 }
 
@@ -181,13 +218,13 @@ func (w *world) kill(name string) {
 
 var client = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
 
-// request sends JSON and returns the answer's status and body.
-func (w *world) request(method, url string, body any) (int, []byte, error) {
+// send posts JSON and returns the answer's status and body.
+func (w *world) send(url string, body any) (int, []byte, error) {
 	raw, err := json.Marshal(body)
 	if err != nil {
 		return 0, nil, err
 	}
-	req, err := http.NewRequestWithContext(w.t.Context(), method, url, bytes.NewReader(raw))
+	req, err := http.NewRequestWithContext(w.t.Context(), http.MethodPost, url, bytes.NewReader(raw))
 	if err != nil {
 		return 0, nil, err
 	}
@@ -209,11 +246,11 @@ func (w *world) subscribe(path string) {
 		spec["filter"] = "event.data.disposition == 'qualified'"
 	}
 	var created struct{ ID, Secret string }
-	status, body, err := w.request(http.MethodPost, w.url("console")+"/v1/subscriptions", spec)
+	status, body, err := w.send(w.url("console")+"/v1/subscriptions", spec)
 	require.NoError(w.t, err)
 	require.Equal(w.t, http.StatusCreated, status, "%s", body)
 	require.NoError(w.t, json.Unmarshal(body, &created))
-	status, body, err = w.request(http.MethodPost, w.url("console")+"/v1/subscriptions/"+created.ID+"/verify", map[string]any{})
+	status, body, err = w.send(w.url("console")+"/v1/subscriptions/"+created.ID+"/verify", map[string]any{})
 	require.NoError(w.t, err)
 	require.Equal(w.t, http.StatusOK, status, "%s", body)
 	w.ledger.mu.Lock()
@@ -236,7 +273,7 @@ func (w *world) probe() {
 			id, n = fmt.Sprintf("probe-%d", n), n+1
 		}
 		e := map[string]any{"id": id, "type": "call.ended", "call_id": id, "data": map[string]any{"disposition": "qualified"}}
-		if status, body, err := w.request(http.MethodPost, w.producer()+"/v1/events", e); err != nil || status != http.StatusAccepted {
+		if status, body, err := w.send(w.producer()+"/v1/events", e); err != nil || status != http.StatusAccepted {
 			return fmt.Errorf("%d %s: %w", status, body, errors.Join(err, errNotInForce))
 		}
 		deadline := time.Now().Add(2 * time.Second)

@@ -15,8 +15,14 @@ const clockTick = 10 * time.Millisecond
 var errProc = errors.New("not what proc(5) describes")
 
 // CPU is the processor time that the process has used, to 10 ms.
-func (p *Process) CPU() (time.Duration, error) {
-	name := fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid)
+func (p *Process) CPU() (time.Duration, error) { return CPU(p.cmd.Process.Pid) }
+
+// Resident is the memory of the process that is in RAM, in bytes.
+func (p *Process) Resident() (int64, error) { return Resident(p.cmd.Process.Pid) }
+
+// CPU is the processor time that a process has used, to 10 ms.
+func CPU(pid int) (time.Duration, error) {
+	name := fmt.Sprintf("/proc/%d/stat", pid)
 	raw, err := os.ReadFile(name)
 	if err != nil {
 		return 0, fmt.Errorf("read a process's CPU time: %w", err)
@@ -34,9 +40,9 @@ func (p *Process) CPU() (time.Duration, error) {
 	return time.Duration(user+system) * clockTick, nil
 }
 
-// Resident is the memory of the process that is in RAM, in bytes.
-func (p *Process) Resident() (int64, error) {
-	name := fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid)
+// Resident is the memory of a process that is in RAM, in bytes.
+func Resident(pid int) (int64, error) {
+	name := fmt.Sprintf("/proc/%d/status", pid)
 	raw, err := os.ReadFile(name)
 	if err != nil {
 		return 0, fmt.Errorf("read a process's memory: %w", err)
