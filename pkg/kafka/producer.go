@@ -175,7 +175,7 @@ func (p *Producer) Err() error {
 		f := p.faults[worst[topic]]
 		err := fmt.Errorf("no records of %s are taken since %s: %w", worst[topic], f.since.UTC().Format(time.RFC3339), f.err)
 		if all == nil {
-			all = fmt.Errorf("Kafka: %w", err)
+			all = fmt.Errorf("refused by Kafka: %w", err)
 		} else {
 			all = fmt.Errorf("%w; %w", all, err)
 		}
