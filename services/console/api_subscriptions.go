@@ -317,9 +317,9 @@ func (a *apiSet) pause(ctx context.Context, store *storage.Store, p auth.Princip
 	})
 }
 
-// onlyMembers checks the body of an action: absent, or an object with no other members than these.
-func onlyMembers(raw []byte, known ...string) error {
-	_, err := actionBody(raw, known...)
+// onlyMembers checks the body of an action that takes no members: absent, or an empty object.
+func onlyMembers(raw []byte) error {
+	_, err := actionBody(raw)
 	return err
 }
 
