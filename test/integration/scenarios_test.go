@@ -70,6 +70,7 @@ var scenarios = []struct {
 	{"tests are sent, previews are not", testsAndPreviews},
 	{"an agent's settings make a subscription", setsUpAnAgent},
 	{"no more events go out than are wanted", limitsFrequency},
+	{"a call that fails holds up itself alone, in order", keepsOrder},
 }
 
 func runScenarios(t *testing.T, s shape) {
