@@ -38,6 +38,7 @@ const (
 	listFlag            // comma-separated or repeated
 	countFlag           // a whole number
 	switchFlag          // true or false; the default is true
+	onFlag              // the same, where the default is false
 	pairFlag            // "name: value" or "name=value", repeated: members of an object
 	jsonFlag            // a JSON object
 )
@@ -69,6 +70,7 @@ func memberFlags() []memberFlag {
 		{"signing", "signing.scheme", textFlag, "how deliveries are signed: hmac, ed25519 or none"},
 		{"verification", "verification", textFlag, "how the endpoint proves itself: challenge, options (the CloudEvents handshake), and for admins ack or manual"},
 		{"activate", "activate", switchFlag, "whether verification makes it active; false leaves it paused"},
+		{"capture-response", "capture_response", onFlag, "keep what the endpoint answers, for whoever looks at the call"},
 		{"ttl", "ttl", textFlag, "how long after its acceptance an event is still worth sending"},
 		{"lane", "lane", textFlag, "delivery lane"},
 		{"max-in-flight", "max_in_flight", countFlag, "requests at the same time"},
@@ -95,6 +97,8 @@ func (f *subscriptionFlags) addTo(cmd *cobra.Command) {
 			flags.Int(m.name, 0, m.usage)
 		case switchFlag:
 			flags.Bool(m.name, true, m.usage)
+		case onFlag:
+			flags.Bool(m.name, false, m.usage)
 		case pairFlag:
 			flags.StringArray(m.name, nil, m.usage)
 		}
@@ -136,7 +140,7 @@ func (m memberFlag) put(cmd *cobra.Command, object map[string]any) error {
 		v, err = flags.GetStringSlice(m.name)
 	case countFlag:
 		v, err = flags.GetInt(m.name)
-	case switchFlag:
+	case switchFlag, onFlag:
 		v, err = flags.GetBool(m.name)
 	case jsonFlag:
 		var text string

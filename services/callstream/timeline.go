@@ -59,7 +59,10 @@ func newCallsCommand() *cobra.Command {
 	}
 	api.addTo(cmd)
 	out.addTo(cmd)
-	cmd.AddCommand(newGetCommand(&api, &out, "/v1/calls", "get CALL", "A call's timeline: its events, and what became of each", printCall))
+	cmd.AddCommand(
+		newGetCommand(&api, &out, "/v1/calls", "get CALL", "A call's timeline: its events, and what became of each", printCall),
+		newCallResponses(&api, &out),
+	)
 	return cmd
 }
 

@@ -25,8 +25,12 @@ func TestCapturesAnswers(t *testing.T) {
 		"case":    {Status: 200, Body: `{"caseId":"case-7"}`},
 	}
 	r := newRig(t, nil)
-	hook := receiver(t, func(q *hooktest.Request) hooktest.Answer { return answers[strings.TrimPrefix(q.Header.Get("webhook-id"), "msg_")] })
-	captured := func(s *subscription.Subscription) { s.CaptureResponse, s.Payload.Profile = true, subscription.ProfileDialer }
+	hook := receiver(t, func(q *hooktest.Request) hooktest.Answer {
+		return answers[strings.TrimPrefix(q.Header.Get("webhook-id"), "msg_")]
+	})
+	captured := func(s *subscription.Subscription) {
+		s.CaptureResponse, s.Payload.Profile = true, subscription.ProfileDialer
+	}
 	r.feed(subscribed(t, "sub_1", hook.URL(), captured))
 	r.feed(subscribed(t, "sub_2", hook.URL(), nil))
 	r.start()

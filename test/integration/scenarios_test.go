@@ -71,6 +71,7 @@ var scenarios = []struct {
 	{"an agent's settings make a subscription", setsUpAnAgent},
 	{"no more events go out than are wanted", limitsFrequency},
 	{"a call that fails holds up itself alone, in order", keepsOrder},
+	{"an endpoint's answer is on the agent's screen", showsAnswers},
 }
 
 func runScenarios(t *testing.T, s shape) {
