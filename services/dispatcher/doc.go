@@ -8,8 +8,8 @@
 //
 //	record ─► Handle ─► queue of its subscription ─► worker ─► endpoint
 //	            │                                     │
-//	            │ over its share                      └─► outcome ─► deliveries.attempts, retry tier, dlq, signals ─► Done
-//	            └─► deliveries.slow, then a retry tier
+//	            │ over its share, breaker open        └─► outcome ─► deliveries.attempts, retry tier, dlq, signals ─► Done
+//	            └─► deliveries.slow, or a retry tier
 //
 // Partition p of every lane, tier and of the slow topic has one owner, so a subscription's queue, limits and state live in
 // one process for each of its partitions.
