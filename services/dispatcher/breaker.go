@@ -117,15 +117,6 @@ func (sh *shard) refuses(now time.Time) (admission, time.Time) {
 	return admitted, time.Time{}
 }
 
-// refuses says whether a shard's breaker or its endpoint's Retry-After keep it from taking anything now. Who asks, and is
-// not refused, may find it refused when it submits: there are others.
-func (s *scheduler) refuses(sh *shard, now time.Time) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	why, _ := sh.refuses(now)
-	return why != admitted
-}
-
 // change is what a request's end changed about its shard, to be carried out without the lock.
 type change struct {
 	shard  *shard

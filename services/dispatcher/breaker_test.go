@@ -70,8 +70,7 @@ func TestAnOpenBreakerLetsOneThrough(t *testing.T) {
 		var sent []time.Time
 		answers := false
 		var changes []*change
-		var s *scheduler
-		s = newScheduler(schedulerConfig{workers: 64, share: 1000, changed: func(c *change) {
+		s := newScheduler(schedulerConfig{workers: 64, share: 1000, changed: func(c *change) {
 			mu.Lock()
 			defer mu.Unlock()
 			changes = append(changes, c)
@@ -150,6 +149,7 @@ func TestRetryAfterHoldsBackTheOthers(t *testing.T) {
 			s.submit(t.Context(), submitTo(s, "a", 1, i), 0)
 		}
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		if len(sent) != 3 || sent[1].Sub(begin) != asks || sent[2].Sub(begin) != 2*asks {
 			t.Errorf("sent at %v, begun at %v", sent, begin)
 		}

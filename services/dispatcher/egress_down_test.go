@@ -84,11 +84,11 @@ func TestAPauseHoldsEverythingBack(t *testing.T) {
 		}
 		waited := make(chan admission, 1)
 		go func() { waited <- s.submit(t.Context(), submitTo(s, "good", 4, 21), 0) }()
-		time.Sleep(probeEvery - 1)
+		time.Sleep(probeEvery - time.Millisecond)
 		if len(sent) != 0 {
 			t.Errorf("%d were sent", len(sent))
 		}
-		time.Sleep(1)
+		time.Sleep(time.Millisecond)
 		synctest.Wait()
 		if len(sent) != 1 || <-sent != "good" {
 			t.Error("the first to be tried is one that didn't fail")
@@ -116,7 +116,7 @@ func TestAPauseHoldsEverythingBack(t *testing.T) {
 // P-01: through the dispatcher: nobody can be reached, then somebody can.
 func TestDeliveriesWaitForOurOwnNetwork(t *testing.T) {
 	r := newRig(t, nil)
-	nobody, err := net.Listen("tcp", "127.0.0.1:0")
+	nobody, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

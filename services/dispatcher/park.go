@@ -20,7 +20,7 @@ func (s *Service) divert(j *job, why admission, until time.Time) {
 		s.park(j, move{topic: topic.Slow}, now)
 		return
 	}
-	tier, delay := s.tiers.aside(max(parkDelay(j.delivery.parked), until.Sub(now)), rand.Float64())
+	tier, delay := s.tiers.aside(max(parkDelay(j.parked), until.Sub(now)), rand.Float64())
 	s.park(j, move{topic: topic.RetryTier(tier), tier: tier, due: now.Add(delay)}, now)
 }
 
@@ -35,7 +35,7 @@ func (s *Service) putOff(j *job, now time.Time) {
 		s.park(j, move{topic: topic.Slow}, now)
 		return
 	}
-	delay := parkDelay(j.delivery.parked - 1)
+	delay := parkDelay(j.parked - 1)
 	tier := s.tiers.choose(delay)
 	s.park(j, move{topic: topic.RetryTier(tier), tier: tier, due: now.Add(delay)}, now)
 }
@@ -57,7 +57,7 @@ func (j *job) wait(until time.Time) {
 
 // park moves a delivery without an attempt.
 func (s *Service) park(j *job, to move, now time.Time) {
-	to.attempts, to.parked = j.attempts, j.delivery.parked+1
+	to.attempts, to.parked = j.attempts, j.parked+1
 	f := s.begin(&j.delivery)
 	f.write(j.moved(to, now))
 	f.end()

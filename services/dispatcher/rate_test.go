@@ -144,9 +144,11 @@ func TestTheSchedulerKeepsToTheRate(t *testing.T) {
 			s.submit(t.Context(), submitTo(s, "other", 3, i), 0)
 		}
 		synctest.Wait()
+		mu.Lock()
 		if others != 100 || len(sent) != 0 {
 			t.Errorf("at once: %d of the others, %d of the limited", others, len(sent))
 		}
+		mu.Unlock()
 		time.Sleep(6 * time.Second)
 		synctest.Wait()
 		mu.Lock()
