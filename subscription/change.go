@@ -12,7 +12,7 @@ import (
 
 // ReadOnly are the members that callstream sets.
 func ReadOnly() []string {
-	return []string{"id", "tenant", "state", "state_reason", "pending_url", "pending_routes", "pending_fallback_url", "pending_auth", "version", "created_at", "updated_at", "secret"}
+	return []string{"id", "tenant", "state", "state_reason", "failing_since", "pending_url", "pending_routes", "pending_fallback_url", "pending_auth", "version", "created_at", "updated_at", "secret"}
 }
 
 // ReadOnlySigning are the members of signing that callstream sets.
@@ -106,6 +106,9 @@ func (s *Subscription) Patch(raw []byte, rules Rules) (*Subscription, error) {
 		return nil, dec.sorted()
 	}
 	next.ID, next.Tenant, next.State, next.StateReason, next.Version = s.ID, s.Tenant, s.State, s.StateReason, s.Version
+	if next.SameEndpoints(s) {
+		next.FailingSince = s.FailingSince
+	}
 	next.CreatedAt, next.UpdatedAt = s.CreatedAt, s.UpdatedAt
 	if next.Signing.Scheme == s.Signing.Scheme {
 		secret := next.Signing.Secret

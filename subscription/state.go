@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 )
 
 // State says whether events are sent.
@@ -73,6 +74,7 @@ func (s *Subscription) Verified(urls []string) bool {
 		}
 	}
 	s.putInForce()
+	s.FailingSince = time.Time{}
 	switch s.State {
 	case StatePending:
 		s.State = StateActive
@@ -143,7 +145,7 @@ func (s *Subscription) Resume() error {
 	if s.State == StatePending {
 		return &StateError{s.State, "activated", "its endpoint has to be verified first"}
 	}
-	s.State, s.StateReason = StateActive, ""
+	s.State, s.StateReason, s.FailingSince = StateActive, "", time.Time{}
 	return nil
 }
 
@@ -159,6 +161,25 @@ func (s *Subscription) Pause() error {
 	return nil
 }
 
+// SameEndpoints says whether deliveries go to the same places as under another version, the fallback aside: whatever an
+// endpoint did says nothing of the one that takes its place.
+func (s *Subscription) SameEndpoints(o *Subscription) bool {
+	return s.URL == o.URL && maps.Equal(s.Request.Routes, o.Request.Routes)
+}
+
+// Fail records since when the endpoint has failed. It reports whether that changed anything: only what is sent to can fail,
+// and it has not failed for less because somebody noticed later.
+func (s *Subscription) Fail(since time.Time) bool {
+	if s.State != StateActive || !s.FailingSince.IsZero() {
+		return false
+	}
+	s.FailingSince = since.UTC()
+	return true
+}
+
+// ReasonFailing is why a subscription is disabled of whose attempts none has succeeded for too long.
+const ReasonFailing = "failing"
+
 // Disable records that the system stopped sending, and why. It reports whether that changed anything: what a person
 // paused, and what was never verified, stays as it is.
 func (s *Subscription) Disable(reason string) bool {
@@ -169,11 +190,15 @@ func (s *Subscription) Disable(reason string) bool {
 	return true
 }
 
-// Recover undoes Disable. It reports whether that changed anything.
-func (s *Subscription) Recover() bool {
-	if s.State != StateDisabled {
+// Recover records that the endpoint took a delivery. It reports whether that changed anything: a failure after that stands.
+// One that was disabled for failing has shown that it didn't; an endpoint that said it is gone is not asked again.
+func (s *Subscription) Recover(at time.Time) bool {
+	if s.FailingSince.IsZero() || s.FailingSince.After(at) {
 		return false
 	}
-	s.State, s.StateReason = StateActive, ""
+	s.FailingSince = time.Time{}
+	if s.State == StateDisabled && s.StateReason == ReasonFailing {
+		s.State, s.StateReason = StateActive, ""
+	}
 	return true
 }

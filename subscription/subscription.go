@@ -23,9 +23,12 @@ type Subscription struct {
 	PendingFallbackURL string            `json:"pending_fallback_url,omitempty" doc:"takes the place of fallback_url when it passes verification"`
 	// PendingAuth was given with PendingURL or PendingRoutes, or while they waited, and takes the place of Auth with them:
 	// what serves is not to see it. Nil: Auth is for them as well.
-	PendingAuth     *Auth        `json:"pending_auth,omitempty" doc:"takes the place of auth when what waits passes verification"`
-	State           State        `json:"state" enum:"pending,active,paused,disabled" doc:"deliveries go out while it is active"`
-	StateReason     string       `json:"state_reason,omitempty" doc:"why the system disabled it"`
+	PendingAuth *Auth  `json:"pending_auth,omitempty" doc:"takes the place of auth when what waits passes verification"`
+	State       State  `json:"state" enum:"pending,active,paused,disabled" doc:"deliveries go out while it is active"`
+	StateReason string `json:"state_reason,omitempty" doc:"why the system disabled it"`
+	// FailingSince is when the first of its attempts failed since when none has succeeded; zero where that isn't so, or not
+	// for long enough to be told of.
+	FailingSince    time.Time    `json:"failing_since,omitzero" doc:"since when nothing but failures has come of its attempts; absent while they succeed"`
 	Activate        *bool        `json:"activate,omitempty" doc:"false leaves it paused when it has been verified"`
 	Events          []string     `json:"events" maxItems:"100" doc:"exact types, families (call.*) or *"`
 	Agents          []string     `json:"agents" maxItems:"1000" doc:"only events of these agents; empty for all events"`

@@ -293,6 +293,49 @@ func TestMergePatch(t *testing.T) {
 	}
 }
 
+// P-13: an endpoint fails until it takes a delivery, and whoever has it begin anew ends that.
+func TestFailing(t *testing.T) {
+	s := parse(t, `{"url":"https://x.example","events":["*"],"request":{"routes":{"call.*":"/calls"}}}`)
+	since := time.Date(2026, 1, 20, 10, 0, 0, 0, time.UTC)
+	require.False(t, s.Fail(since), "nothing was sent yet")
+	require.True(t, s.Verified([]string{s.URL}))
+	require.True(t, s.Fail(since))
+	require.False(t, s.Fail(since.Add(time.Minute)), "it has failed for no less")
+	require.False(t, s.Recover(since.Add(-time.Second)), "what succeeded before")
+	require.True(t, s.Recover(since.Add(time.Second)))
+	require.False(t, s.Recover(since.Add(time.Second)))
+
+	failing := func() *Subscription {
+		c := s.Clone()
+		require.True(t, c.Fail(since))
+		return c
+	}
+	disabled := failing()
+	require.True(t, disabled.Disable(ReasonFailing))
+	require.Equal(t, since, disabled.FailingSince, "it shows for how long")
+	late := disabled.Clone()
+	require.True(t, late.Recover(since.Add(time.Second)))
+	require.True(t, late.Live())
+	require.Empty(t, late.StateReason)
+	require.NoError(t, disabled.Resume())
+	require.Zero(t, disabled.FailingSince)
+
+	verified := failing()
+	require.True(t, verified.Verified(nil))
+	require.Zero(t, verified.FailingSince)
+	for patch, anew := range map[string]bool{
+		`{"name":"y"}`: false, `{"url":"https://x.example/other"}`: true, `{"request":{"routes":{"call.*":"/else"}}}`: true,
+		`{"fallback_url":"https://x.example/spare"}`: false, `{"url":"https://y.example"}`: false, // it is not verified
+		`{"failing_since":"2026-01-20T10:00:00Z"}`: false,
+	} {
+		next, err := failing().Patch([]byte(patch), Rules{})
+		require.NoError(t, err, patch)
+		require.Equal(t, anew, next.FailingSince.IsZero(), patch)
+	}
+	_, err := failing().Patch([]byte(`{"failing_since":null}`), Rules{})
+	require.ErrorContains(t, err, "read-only")
+}
+
 // S0-21, S2-11, S3-11: nothing before verification, a switch of one's own, and activation as a step of its own.
 func TestStates(t *testing.T) {
 	s := parse(t, `{"url":"https://x.example","events":["*"],"activate":false}`)
@@ -308,10 +351,10 @@ func TestStates(t *testing.T) {
 	require.False(t, s.Disable("again"))
 	require.Equal(t, "http_410", s.StateReason)
 	require.ErrorAs(t, s.Pause(), &wrong)
-	require.True(t, s.Recover())
+	require.False(t, s.Recover(time.Now()), "who is gone is asked by people")
+	require.NoError(t, s.Resume())
 	require.Empty(t, s.StateReason)
 	require.NoError(t, s.Pause())
-	require.False(t, s.Recover())
 	require.True(t, s.Verified([]string{s.URL}))
 	require.Equal(t, StatePaused, s.State, "who paused it decides")
 }

@@ -41,7 +41,7 @@ var texts = [...]text{
 	{"delivery.exhausted", "Delivery exhausted", "An event could not be delivered and went to the dead-letter topic."},
 	{"endpoint.verified", "Endpoint verified", "An endpoint has shown that it wants what is sent to it; the reason is how it was verified."},
 	{"endpoint.disabled", "Endpoint disabled", "Nothing is sent to an endpoint any more, because it is gone or has failed for days."},
-	{"endpoint.recovered", "Endpoint recovered", "An endpoint that was disabled is sent to again: it passed verification, or somebody activated it."},
+	{"endpoint.recovered", "Endpoint recovered", "An endpoint that was disabled is sent to again: it passed verification, or somebody activated it. Or one that has failed for a while took a delivery."},
 	{"alert.raised", "Alert raised", "Something needs attention."},
 	{"alert.cleared", "Alert cleared", "What an alert told of is over."},
 }

@@ -25,6 +25,7 @@ const (
 	actionActivated = "activated"
 	actionPaused    = "paused"
 	actionDisabled  = "disabled"
+	actionFailing   = "failing"
 	actionRecovered = "recovered"
 	actionRotated   = "rotated"
 	actionExpired   = "expired"  // the signing key before the present one

@@ -469,9 +469,9 @@ func TestSignals(t *testing.T) {
 	require.Equal(t, "stale", apply("disable", 2), "read twice")
 	require.Equal(t, "disabled", state())
 	require.Equal(t, "http_410", h.do("GET", "/v1/subscriptions/"+id, "").str("state_reason"))
-	require.Equal(t, "applied", apply("recover", 3))
-	require.Equal(t, "active", state())
-	require.Equal(t, "passed", apply("failing", 4))
+	require.Equal(t, "stale", apply("recover", 3), "it was not failing")
+	h.do("POST", "/v1/subscriptions/"+id+"/activate", "").is(200) // version 4
+	require.Equal(t, "passed", apply("unheard-of", 4))
 	h.do("POST", "/v1/subscriptions/"+id+"/pause", "").is(200) // version 5
 	require.Equal(t, "stale", apply("disable", 5), "a person paused it")
 	require.Equal(t, "paused", state())

@@ -10,10 +10,11 @@ import (
 
 // occasion is what changes a subscription, for the events that tell of it.
 type occasion struct {
-	verified bool   // its endpoints passed verification
-	reason   string // why it is disabled, or active again
-	detail   string // the same in words, where it was a fault of the endpoint
-	status   int    // that the endpoint answered; 0 for none
+	verified  bool   // its endpoints passed verification
+	delivered bool   // its endpoint took a delivery
+	reason    string // why it is disabled, or active again
+	detail    string // the same in words, where it was a fault of the endpoint
+	status    int    // that the endpoint answered; 0 for none
 }
 
 // events are the events of callstream's own that tell of a change of a subscription; before is nil for a new one.
@@ -35,6 +36,7 @@ func (o occasion) events(before, after *subscription.Subscription) ([]*event.Eve
 		tell(event.TypeVerified, map[string]any{"reason": string(after.Verification)})
 	}
 	was := before != nil && before.State == subscription.StateDisabled
+	failing := before != nil && !before.FailingSince.IsZero()
 	switch is := after.State == subscription.StateDisabled; {
 	case is && !was:
 		data := map[string]any{"reason": o.reason}
@@ -45,7 +47,7 @@ func (o occasion) events(before, after *subscription.Subscription) ([]*event.Eve
 			data["http_status"] = o.status
 		}
 		tell(event.TypeDisabled, data)
-	case was && after.State == subscription.StateActive:
+	case after.State == subscription.StateActive && (was || o.delivered && failing):
 		tell(event.TypeRecovered, map[string]any{"reason": o.reason})
 	}
 	return list, failed

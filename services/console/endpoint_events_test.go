@@ -86,26 +86,76 @@ func TestEndpointsAreToldOf(t *testing.T) {
 	h.do("POST", path+"/activate", "").is(200)
 	told(3, "endpoint.recovered", `{"subscription_version":8,"reason":"activated"}`)
 	signal(gone(id, 8), "applied")
-	recovered := gone(id, 9)
-	recovered.Kind, recovered.Reason = signalRecover, "delivered"
-	signal(recovered, "applied")
-	told(5, "endpoint.recovered", `{"subscription_version":10,"reason":"delivered"}`)
-	signal(gone(id, 10), "applied")
+	told(4, "endpoint.disabled", `{"subscription_version":9,"reason":"gone","error":"the endpoint answered 410 Gone","http_status":410}`)
 	h.do("POST", path+"/verify", "").is(200)
-	told(8, "endpoint.recovered", `{"subscription_version":12,"reason":"verified"}`)
+	told(6, "endpoint.recovered", `{"subscription_version":10,"reason":"verified"}`)
 	var types []string
 	ids := map[string]bool{}
 	for _, e := range h.ownEvents() {
 		types, ids[e.ID] = append(types, e.Type), true
 	}
-	require.Equal(t, []string{"endpoint.verified", "endpoint.disabled", "endpoint.recovered", "endpoint.disabled", "endpoint.recovered",
-		"endpoint.disabled", "endpoint.verified", "endpoint.recovered"}, types)
+	require.Equal(t, []string{"endpoint.verified", "endpoint.disabled", "endpoint.recovered", "endpoint.disabled",
+		"endpoint.verified", "endpoint.recovered"}, types)
 	require.Len(t, ids, len(types))
 
 	// A new origin is verified while the old one serves.
 	h.do("PATCH", path, `{"url":"`+endpoint(t, obliging)+`"}`).is(200)
 	h.do("POST", path+"/verify", "").is(200)
-	told(9, "endpoint.verified", `{"subscription_version":14,"reason":"challenge"}`)
+	told(7, "endpoint.verified", `{"subscription_version":12,"reason":"challenge"}`)
+}
+
+// P-13: an endpoint that has failed for a while shows it, one that takes a delivery again is told of once, and one that
+// failed for too long is disabled, for everyone to see. No signal has its effect twice, nor after what came later.
+func TestFailingEndpointsAreToldOf(t *testing.T) {
+	h := start(t)
+	path, _ := h.verified(endpoint(t, obliging), "")
+	id := path[len("/v1/subscriptions/"):]
+	h.told(1, id)
+	since := time.Now().Add(-5 * time.Hour).UTC().Truncate(time.Microsecond)
+	is := func(kind string, version int64, at time.Time, outcome string) {
+		t.Helper()
+		got, err := h.svc.applySignal(t.Context(), event.Signal{Kind: kind, Tenant: "default", SubscriptionID: id, SubscriptionVersion: version,
+			Reason: "failing", Detail: "nothing but failures", EventType: "call.ended", HTTPStatus: 503, At: at})
+		require.NoError(t, err)
+		require.Equal(t, outcome, got, "%s of version %d", kind, version)
+	}
+	shows := func(state string, since any) {
+		t.Helper()
+		got := h.do("GET", path, "").object()
+		require.Equal(t, state, got["state"])
+		require.Equal(t, since, got["failing_since"])
+	}
+	is(signalFailing, 1, since, "stale") // verified since
+	is(signalFailing, 2, since, "applied")
+	is(signalFailing, 2, since, "stale")
+	is(signalFailing, 3, since.Add(time.Minute), "stale") // another dispatcher noticed later
+	shows("active", since.Format(time.RFC3339Nano))
+	h.do("PATCH", path, `{"name":"x"}`).is(200)
+	shows("active", since.Format(time.RFC3339Nano))
+	is(signalRecover, 3, since.Add(-time.Second), "stale")
+	is(signalRecover, 3, since.Add(time.Hour), "applied") // whatever was changed
+	is(signalRecover, 3, since.Add(time.Hour), "stale")
+	shows("active", nil)
+	eventType, data := h.told(2, id)
+	require.Equal(t, event.TypeRecovered, eventType)
+	require.JSONEq(t, `{"subscription_version":5,"reason":"failing"}`, data)
+
+	is(signalFailing, 5, since.Add(2*time.Hour), "applied")
+	is(signalDisable, 5, since.Add(3*time.Hour), "stale")
+	is(signalDisable, 6, since.Add(3*time.Hour), "applied")
+	is(signalDisable, 6, since.Add(3*time.Hour), "stale")
+	is(signalRecover, 3, since.Add(time.Hour), "stale") // read again
+	shows("disabled", since.Add(2*time.Hour).Format(time.RFC3339Nano))
+	require.Equal(t, "failing", h.do("GET", path, "").str("state_reason"))
+	eventType, data = h.told(3, id)
+	require.Equal(t, event.TypeDisabled, eventType)
+	require.JSONEq(t, `{"subscription_version":7,"reason":"failing","error":"nothing but failures","http_status":503}`, data)
+	h.do("POST", path+"/activate", "").is(200)
+	shows("active", nil)
+	eventType, _ = h.told(4, id)
+	require.Equal(t, event.TypeRecovered, eventType)
+	is(signalDisable, 6, since.Add(3*time.Hour), "stale")
+	is(signalFailing, 5, since.Add(2*time.Hour), "stale")
 }
 
 // P-13: an endpoint that is gone for an event of our own is disabled like any other, and that makes no further event: two

@@ -16,9 +16,10 @@ import (
 	"go.uber.org/zap"
 )
 
-// The kinds of signals that change a subscription. Others are for history alone.
+// The kinds of signals.
 const (
 	signalDisable = "disable"
+	signalFailing = "failing"
 	signalRecover = "recover"
 )
 
@@ -71,18 +72,36 @@ func (s *Service) handleSignal(stopping context.Context, t *kafka.Task) {
 
 func (s *Service) countSignal(ctx context.Context, kind, outcome string) {
 	switch kind {
-	case signalDisable, signalRecover, "failing":
+	case signalDisable, signalFailing, signalRecover:
 	default:
 		kind = "unknown" // labels come from a closed set
 	}
 	s.metrics.signals.Add(ctx, 1, metric.WithAttributes(attribute.String("kind", kind), attribute.String("outcome", outcome)))
 }
 
-// applySignal records what a dispatcher did to a subscription. A signal counts only for the version that the dispatcher
-// had: a subscription that was changed since deserves another try, and the next failure says so again. Applying it
-// makes a new version, so a signal that is read twice changes nothing the second time.
+// applySignal records what a dispatcher found out about a subscription. Applying it makes a new version, and a signal that
+// is read twice changes nothing the second time.
+//
+// That an endpoint fails or is to be disabled counts only for the version that the dispatcher had: a subscription that was
+// changed since deserves another try, and the next failure says so again. That it took a delivery counts whatever the version,
+// for all that failed before.
 func (s *Service) applySignal(ctx context.Context, signal event.Signal) (outcome string, err error) {
-	if signal.Kind != signalDisable && signal.Kind != signalRecover {
+	var action string
+	var apply func(*subscription.Subscription) bool
+	version := signal.SubscriptionVersion
+	switch signal.Kind {
+	case signalDisable:
+		reason := signal.Reason
+		if reason == "" {
+			reason = signal.Detail
+		}
+		action, apply = actionDisabled, func(sub *subscription.Subscription) bool { return sub.Disable(reason) }
+	case signalFailing:
+		action, apply = actionFailing, func(sub *subscription.Subscription) bool { return sub.Fail(signal.At) }
+	case signalRecover:
+		action, apply = actionRecovered, func(sub *subscription.Subscription) bool { return sub.Recover(signal.At) }
+		version = 0
+	default:
 		return "passed", nil
 	}
 	if signal.SubscriptionVersion < 1 {
@@ -92,10 +111,6 @@ func (s *Service) applySignal(ctx context.Context, signal event.Signal) (outcome
 	if err != nil {
 		return "", err
 	}
-	action := actionDisabled
-	if signal.Kind == signalRecover {
-		action = actionRecovered
-	}
 	actor := "dispatcher"
 	if signal.Dispatcher != "" {
 		actor = "dispatcher " + signal.Dispatcher
@@ -103,22 +118,12 @@ func (s *Service) applySignal(ctx context.Context, signal event.Signal) (outcome
 	change := storage.Change{Actor: actor, Action: action, Detail: map[string]any{
 		"reason": signal.Reason, "detail": signal.Detail, "at": signal.At, "version": signal.SubscriptionVersion}}
 	if event.TopicOf(signal.EventType) != topic.OwnEvents { // a delivery of one of our own events never causes another
-		change.Tells = occasion{reason: signal.Reason, detail: signal.Detail, status: signal.HTTPStatus}.events
+		change.Tells = occasion{reason: signal.Reason, detail: signal.Detail, status: signal.HTTPStatus, delivered: signal.Kind == signalRecover}.events
 	}
 	outcome = "stale"
-	_, receipt, err := store.UpdateSubscription(ctx, signal.Tenant, signal.SubscriptionID, signal.SubscriptionVersion, change,
+	_, receipt, err := store.UpdateSubscription(ctx, signal.Tenant, signal.SubscriptionID, version, change,
 		func(sub *subscription.Subscription) (*subscription.Subscription, error) {
-			reason := signal.Reason
-			if reason == "" {
-				reason = signal.Detail
-			}
-			changed := false
-			if signal.Kind == signalDisable {
-				changed = sub.Disable(reason)
-			} else {
-				changed = sub.Recover()
-			}
-			if !changed {
+			if !apply(sub) {
 				return nil, nil
 			}
 			outcome = "applied"
@@ -132,7 +137,7 @@ func (s *Service) applySignal(ctx context.Context, signal event.Signal) (outcome
 	}
 	if receipt != 0 {
 		s.relay.kick()
-		s.log.Info("a subscription was "+action, zap.String("tenant", signal.Tenant), zap.String("subscription", signal.SubscriptionID), zap.String("reason", signal.Reason))
+		s.log.Info("a dispatcher's signal is applied", zap.String("kind", signal.Kind), zap.String("tenant", signal.Tenant), zap.String("subscription", signal.SubscriptionID), zap.String("reason", signal.Reason))
 	}
 	return outcome, nil
 }

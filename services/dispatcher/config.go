@@ -20,6 +20,8 @@ type Config struct {
 	RetrySchedule []time.Duration `config:"RETRY_SCHEDULE" default:"5s,30s,2m,10m,1h,6h,12h" doc:"default delays between the attempts of a delivery; there is a retry topic for each"`
 	Lanes         []string        `config:"LANES" default:"standard" doc:"delivery lanes"`
 
+	DisableAfter time.Duration `config:"DISABLE_AFTER" default:"120h" doc:"how long an endpoint may have nothing but failures until its subscription is disabled; 0 for ever"`
+
 	InFlight       int           `config:"DISPATCHER_IN_FLIGHT" default:"2048" min:"1" doc:"most requests that a dispatcher has in flight at once, over all endpoints"`
 	IdlePerHost    int           `config:"DISPATCHER_IDLE_PER_HOST" default:"256" min:"1" doc:"idle connections kept for each host"`
 	WindowOffsets  int           `config:"DISPATCHER_WINDOW" default:"131072" min:"16" max:"131072" doc:"most records of a partition between the first that is not done and the newest taken; a quarter of it, at most 4096, may wait for one subscription"`
@@ -41,6 +43,9 @@ func (c *Config) Validate() []string {
 			faults = append(faults, "CALLSTREAM_RETRY_SCHEDULE: a delay must be 1ms to 168h")
 			break
 		}
+	}
+	if c.DisableAfter < 0 {
+		faults = append(faults, "CALLSTREAM_DISABLE_AFTER: want a time, or 0")
 	}
 	for _, lane := range c.Lanes {
 		if slices.Contains([]string{"slow", "ordered", "dlq", "decisions", "attempts", "retry", ""}, lane) {

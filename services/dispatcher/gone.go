@@ -11,22 +11,7 @@ import (
 // signal is obeyed at once, the console records it when it comes to it. It is restored from the signals' topic at start.
 type gone struct {
 	mu    sync.RWMutex
-	until map[string]disabled
-}
-
-// disabled is up to which version a subscription is disabled, and when that was found.
-type disabled struct {
-	version int64
-	at      time.Time
-}
-
-// covers says whether a version is disabled. One that was made after the signal is not, whatever its number: a database
-// that was restored from a backup counts on from a lower one.
-func (d disabled) covers(c *subscription.Compiled) bool {
-	if c.Version > d.version {
-		return false
-	}
-	return c.Subscription == nil || !c.Subscription.UpdatedAt.After(d.at)
+	until map[string]asOf // when it was found, and up to which version
 }
 
 // add says that a subscription is disabled up to a version; false where that was known.
@@ -37,9 +22,9 @@ func (g *gone) add(id string, version int64, at time.Time) bool {
 		return false
 	}
 	if g.until == nil {
-		g.until = map[string]disabled{}
+		g.until = map[string]asOf{}
 	}
-	g.until[id] = disabled{version, at}
+	g.until[id] = asOf{version, at}
 	return true
 }
 

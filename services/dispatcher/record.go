@@ -13,6 +13,8 @@ const (
 	viaPrimary    = "primary"
 	viaFallback   = "fallback"
 	signalDisable = "disable"
+	signalFailing = "failing"
+	signalRecover = "recover"
 	// largestOriginal bounds the original bytes in a dead letter; beyond it they are only pointed to. It is what a
 	// delivery record may be, and leaves room for the rest in what a dead letter may be.
 	largestOriginal = 6 << 20

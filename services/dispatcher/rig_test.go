@@ -152,6 +152,12 @@ func (r *rig) feed(rec *event.SubscriptionRecord) int64 {
 	return record.Offset + 1
 }
 
+// signalRecord is a signal as a dispatcher writes it.
+func (r *rig) signalRecord(s *event.Signal) *kgo.Record {
+	r.t.Helper()
+	return &kgo.Record{Topic: topic.Signals, Key: []byte(s.SubscriptionID), Value: r.encode(s)}
+}
+
 // delivery makes a delivery of a subscription with an id of its own.
 func (r *rig) delivery(sub string, change func(*event.Delivery)) *event.Delivery {
 	r.serial++

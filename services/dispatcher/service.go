@@ -54,6 +54,7 @@ type Service struct {
 	sources    map[string]source // not changed any more when the loop runs
 	book       *subscription.Book
 	gone       gone
+	health     *health
 	catching   sync.Mutex
 	feed       *kafka.Feed
 	signals    *kafka.Feed
@@ -84,7 +85,8 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	s := &Service{
 		cfg: cfg, log: deps.Log, tracer: deps.Tracer.Tracer("github.com/callstream/callstream/services/dispatcher"),
 		recording: deps.Recording(), codec: deps.Codec, box: deps.Box, name: deps.Name,
-		tiers: newTiers(policy.Tiers()), book: subscription.NewBook(), outage: newOutage(time.Now()), running: context.Background(),
+		tiers: newTiers(policy.Tiers()), book: subscription.NewBook(), health: newHealth(cfg.DisableAfter), outage: newOutage(time.Now()),
+		running: context.Background(),
 	}
 	if s.name == "" {
 		host, err := os.Hostname()
@@ -379,6 +381,7 @@ func (s *Service) lost(tp kafka.TopicPartition) {
 	s.sequencers.lost(tp, last)
 	if last {
 		s.scheduler.release(tp.Partition)
+		s.health.forget()
 	}
 }
 
@@ -400,12 +403,14 @@ func (s *Service) applySubscription(r *kgo.Record) {
 	if len(r.Value) == 0 || !s.decodeFeed(r, &record) {
 		return // a tombstone: the deletion before it was applied
 	}
+	before, _ := s.book.Get(record.ID)
 	if !s.book.Apply(&record) {
 		return
 	}
 	var allowed *limits
 	if c, ok := s.book.Get(record.ID); ok {
 		s.gone.drop(c)
+		s.health.changes(before, c)
 		if c.Subscription != nil {
 			newest := limitsOf(c.Subscription)
 			allowed = &newest
@@ -414,16 +419,24 @@ func (s *Service) applySubscription(r *kgo.Record) {
 	s.scheduler.adopt(record.ID, allowed)
 }
 
-// applySignal takes one record of the signals' topic: what this or another dispatcher asked for.
+// applySignal takes one record of the signals' topic: what this or another dispatcher found. What the console has dealt with
+// stands in the subscription.
 func (s *Service) applySignal(r *kgo.Record) {
 	var signal event.Signal
-	if len(r.Value) == 0 || !s.decodeFeed(r, &signal) || signal.Kind != signalDisable {
+	if len(r.Value) == 0 || !s.decodeFeed(r, &signal) {
 		return
 	}
-	if c, ok := s.book.Get(signal.SubscriptionID); ok && !(disabled{signal.SubscriptionVersion, signal.At}).covers(c) {
-		return // it has been dealt with
+	c, known := s.book.Get(signal.SubscriptionID)
+	switch signal.Kind {
+	case signalDisable:
+		if !known || (asOf{signal.SubscriptionVersion, signal.At}).covers(c) {
+			s.gone.add(signal.SubscriptionID, signal.SubscriptionVersion, signal.At)
+		}
+	case signalFailing, signalRecover:
+		if !known || (asOf{signal.SubscriptionVersion, r.Timestamp}).covers(c) || c.Subscription != nil && !c.Subscription.FailingSince.IsZero() {
+			s.health.reads(&signal, r.Timestamp)
+		}
 	}
-	s.gone.add(signal.SubscriptionID, signal.SubscriptionVersion, signal.At)
 }
 
 // decodeFeed reads a feed's record. One that doesn't decode is passed over: it can't come from the console.

@@ -295,8 +295,11 @@ func (w *worker) settle(j *job, t *target, a *outbound.Answer, n int, traceparen
 		w.capture(f, t.compiled.Subscription, now)
 	}
 	if v.disable {
-		s.disable(f, d, t.compiled.Version, now)
+		s.disable(f, d, t.compiled.Version, &event.Signal{
+			Kind: signalDisable, Reason: reasonGone, Detail: "the endpoint answered 410 Gone", At: now, HTTPStatus: http.StatusGone,
+		})
 	}
+	w.examine(f, j, t, v, now)
 	if !inPlace {
 		f.end()
 		return v
@@ -431,17 +434,21 @@ func (s *Service) hop(d *delivery, now time.Time) {
 	f.end()
 }
 
-// disable obeys a 410 here and asks the console to record it.
-func (s *Service) disable(f *follow, d *event.Delivery, version int64, now time.Time) {
-	if s.gone.add(d.SubscriptionID, version, now) {
+// disable obeys here what the console is asked to record: nothing more is sent to a subscription.
+func (s *Service) disable(f *follow, d *event.Delivery, version int64, signal *event.Signal) {
+	if s.gone.add(d.SubscriptionID, version, signal.At) {
 		s.metrics.disabled.Add(1)
-		s.log.Info("an endpoint is gone, its subscription is disabled", zap.String("tenant", d.Tenant), zap.String("subscription", d.SubscriptionID))
+		s.log.Info("a subscription is disabled", zap.String("tenant", d.Tenant), zap.String("subscription", d.SubscriptionID),
+			zap.String("reason", signal.Reason), zap.String("detail", signal.Detail))
 	}
-	s.writeRecord(f, topic.Signals, &kgo.Record{Key: []byte(d.SubscriptionID)}, &event.Signal{
-		Kind: signalDisable, Tenant: d.Tenant, SubscriptionID: d.SubscriptionID, SubscriptionVersion: version,
-		Reason: reasonGone, Detail: "the endpoint answered 410 Gone", At: now, Dispatcher: s.name,
-		HTTPStatus: http.StatusGone, EventType: d.EventType,
-	})
+	s.signal(f, d, version, signal)
+}
+
+// signal adds what the console and the other dispatchers are told of a subscription to what follows.
+func (s *Service) signal(f *follow, d *event.Delivery, version int64, signal *event.Signal) {
+	signal.Tenant, signal.SubscriptionID, signal.SubscriptionVersion = d.Tenant, d.SubscriptionID, version
+	signal.Dispatcher, signal.EventType = s.name, d.EventType
+	s.writeRecord(f, topic.Signals, &kgo.Record{Key: []byte(d.SubscriptionID)}, signal)
 }
 
 // writeRecord encodes a record and adds it to what follows; it goes to the partition that the delivery came from, under

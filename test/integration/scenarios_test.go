@@ -39,6 +39,7 @@ var scenarios = []struct {
 	{"an idempotency key gives the same ids", idempotencyKey},
 	{"a failing endpoint is retried until it answers", retriesUntilAnswered},
 	{"Retry-After is honoured", honoursRetryAfter},
+	{"what is retried is what is asked for", retriesAsAsked},
 	{"an exhausted delivery is a dead letter", deadLettersExhausted},
 	{"a permanent refusal is a dead letter at once", deadLettersRefused},
 	{"410 disables the subscription", goneDisables},
@@ -344,26 +345,8 @@ func goneDisables(t *testing.T, p *pipeline) {
 	sub := tn.subscribe(object{"url": hook.URL(), "events": []string{"call.*"}})
 	tn.post(ended("g", object{"id": "g1"}))
 	await(t, hook, 1)
-	told := func(eventType, reason string) {
-		t.Helper()
-		eventually(t, "another endpoint is told: "+eventType, func() error {
-			for _, r := range watch.Requests() {
-				var e struct {
-					Type string
-					Data object
-				}
-				if err := json.Unmarshal(r.Body, &e); err != nil {
-					return err
-				}
-				if e.Type == eventType && e.Data["subscription_id"] == sub.ID && e.Data["reason"] == reason {
-					return nil
-				}
-			}
-			return errors.New("it was not")
-		})
-	}
-	told("endpoint.verified", "challenge")
-	told("endpoint.disabled", "gone")
+	awaitTold(t, watch, sub.ID, "endpoint.verified", "challenge")
+	awaitTold(t, watch, sub.ID, "endpoint.disabled", "gone")
 	eventually(t, "the subscription is disabled", func() error {
 		if c := decode[created](t, tn.must(200, http.MethodGet, "/v1/subscriptions/"+sub.ID, nil)); c.State != "disabled" {
 			return fmt.Errorf("it is %s", c.State)
@@ -380,8 +363,28 @@ func goneDisables(t *testing.T, p *pipeline) {
 	})
 	require.Equal(t, 1, hook.Total())
 	tn.must(200, http.MethodPost, "/v1/subscriptions/"+sub.ID+"/activate", nil)
-	told("endpoint.recovered", "activated")
+	awaitTold(t, watch, sub.ID, "endpoint.recovered", "activated")
 	require.Equal(t, "active", decode[created](t, tn.must(200, http.MethodGet, "/v1/subscriptions/"+watching.ID, nil)).State)
+}
+
+// awaitTold waits until an endpoint that watches others is told what became of a subscription's.
+func awaitTold(t *testing.T, watch *hooktest.Receiver, subscription, eventType, reason string) {
+	t.Helper()
+	eventually(t, "another endpoint is told: "+eventType, func() error {
+		for _, r := range watch.Requests() {
+			var e struct {
+				Type string
+				Data object
+			}
+			if err := json.Unmarshal(r.Body, &e); err != nil {
+				return err
+			}
+			if e.Type == eventType && e.Data["subscription_id"] == subscription && e.Data["reason"] == reason {
+				return nil
+			}
+		}
+		return errors.New("it was not")
+	})
 }
 
 func isolatesHanging(t *testing.T, p *pipeline) {
