@@ -73,7 +73,7 @@ func TestOutOfReachIsWhatGotNoConnection(t *testing.T) {
 func TestAPauseHoldsEverythingBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sent := make(chan string, 1000)
-		s := testScheduler(8, 10, func(j *job) {
+		s := testScheduler(8, 13, func(j *job) { // 10 of them for first attempts
 			sent <- j.shard.subscription
 			j.came = came{what: cameSilence}
 		})

@@ -234,9 +234,12 @@ func (s *scheduler) submit(ctx context.Context, j *job, patience time.Duration) 
 		}
 		limit := sh.limit(s.share, now)
 		// The first of a lane's records that waits in vain is the last, until there is room.
-		worthIt := limit >= s.share && !sh.waits.vain
+		worthIt := limit >= min(busy, s.share) && !sh.waits.vain
 		if j.late {
-			patience = min(patience, sh.waits.left(patience, now))
+			// What waits in the slow topic behind one that will be served in a moment has had to wait for its own endpoint.
+			if j.from.kind != fromSlow || limit < min(busy, s.share) {
+				patience = min(patience, sh.waits.left(patience, now))
+			}
 			worthIt = true
 		}
 		if patience <= 0 || !worthIt || sh.stalled(now) {
@@ -270,7 +273,16 @@ func (s *scheduler) submit(ctx context.Context, j *job, patience time.Duration) 
 
 // hasRoom says whether a job may be queued; the lock is held.
 func (s *scheduler) hasRoom(sh *shard, j *job, now time.Time) bool {
-	return sh.taken() < sh.limit(s.share, now) && (s.shareBytes == 0 || sh.bytes+j.size <= s.shareBytes || sh.taken() == 0)
+	if sh.taken() == 0 {
+		return true
+	}
+	limit, bytes := sh.limit(s.share, now), s.shareBytes
+	if !j.late {
+		// The rest is for what was parked. Else first attempts, which come without end, would take every place, and what
+		// was parked once would go round and round.
+		limit, bytes = limit-limit/lateRoom, bytes-bytes/lateRoom
+	}
+	return sh.taken() < limit && (bytes == 0 || sh.bytes+j.size <= bytes)
 }
 
 // push queues a job; the lock is held.
@@ -567,11 +579,10 @@ func (s *scheduler) finish(j *job, took time.Duration, now time.Time) *change {
 		s.waiting++
 	} else {
 		sh.lastDone = now
-		if took = max(took, 1); sh.took == 0 {
-			sh.took = took
-		} else {
-			sh.took += (took - sh.took) / 16
+		if j.took > 0 {
+			took = j.took
 		}
+		sh.learn(took)
 	}
 	c := s.react(sh, j.came, now)
 	s.account(sh)

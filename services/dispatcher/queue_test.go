@@ -121,7 +121,7 @@ func TestLimitFollowsWhatTheEndpointTakes(t *testing.T) {
 	}{
 		{0, 4096}, {time.Millisecond, 4096}, {50 * time.Millisecond, 4096}, {100 * time.Millisecond, 3200}, {time.Second, 320}, {10 * time.Second, 32}, {30 * time.Second, 32},
 	} {
-		sh := &shard{max: 32, took: test.took, lastDone: now}
+		sh := &shard{max: 32, took: test.took, learned: 128, lastDone: now}
 		if got := sh.limit(4096, now); got != test.want {
 			t.Errorf("an endpoint that takes %v: %d may wait, want %d", test.took, got, test.want)
 		}

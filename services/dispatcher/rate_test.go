@@ -133,7 +133,7 @@ func TestTheSchedulerKeepsToTheRate(t *testing.T) {
 			}
 		}})
 		sh := s.shardOf(shardKey{subscription: "limited"}, limits{inFlight: 3, rate: &limit, spread: 1})
-		for i := range 90 {
+		for i := range 75 {
 			j := &job{shard: sh}
 			j.attempts = i
 			if got := s.submit(t.Context(), j, 0); got != admitted {
@@ -149,11 +149,11 @@ func TestTheSchedulerKeepsToTheRate(t *testing.T) {
 			t.Errorf("at once: %d of the others, %d of the limited", others, len(sent))
 		}
 		mu.Unlock()
-		time.Sleep(6 * time.Second)
+		time.Sleep(5 * time.Second)
 		synctest.Wait()
 		mu.Lock()
-		if len(sent) != 60 {
-			t.Errorf("%d were sent in 6 s, want 60", len(sent))
+		if len(sent) != 50 {
+			t.Errorf("%d were sent in 5 s, want 50", len(sent))
 		}
 		if fault := exceeds(sent, limit, 0); fault != "" {
 			t.Error(fault)
@@ -170,7 +170,7 @@ func TestTheQueueIsNoLongerThanTheRateAllows(t *testing.T) {
 	n := 0
 	for ; s.submit(t.Context(), &job{shard: sh}, time.Minute) == admitted; n++ {
 	}
-	if want := int(2 * keepUp / time.Second); n < want || n > want+1 {
+	if want := int(2*keepUp/time.Second) * (lateRoom - 1) / lateRoom; n < want || n > want+1 {
 		t.Errorf("%d wait, want %d", n, want)
 	}
 	s.stop()

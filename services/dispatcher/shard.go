@@ -12,15 +12,22 @@ import (
 const (
 	// keepUp is how long a subscription's queue may take to clear. What would wait longer is parked, so that the oldest
 	// record of a slow endpoint never holds back its partition's window for much more than this and one timeout: with the
-	// default window that leaves a partition more than 3,000 records a second. An endpoint that clears its whole share in
-	// this time is busy, not slow, and is waited for: parking what it will take in a moment would only cost twice.
+	// default window that leaves a partition more than 3,000 records a second.
 	keepUp = 10 * time.Second
+	// busy is how many attempts an endpoint must be good for in keepUp to be busy rather than slow. It is waited for: parking
+	// what it will take in a moment would only cost twice. Well below what endpoints do take, because all of them seem slow
+	// when it is this process that is short of CPU, and parking then makes it worse.
+	busy = 1000
 	// stalledAfter is how long a full endpoint may complete nothing before waiting for it makes no sense.
 	stalledAfter = time.Second
 	// prompt is how long the attempts of an endpoint that answers may take on average.
 	prompt = time.Second
 	// mostShare is how many records may wait for one subscription at most.
 	mostShare = 4096
+	// learnFrom is how often an endpoint's places must have been used before it is judged by how long its attempts take.
+	learnFrom = 4
+	// lateRoom is which part of a queue is for parked deliveries alone: one part in so many.
+	lateRoom = 4
 	// parkedTurn lets a parked delivery (from the slow topic or a retry tier) go before a first attempt each so many
 	// times where both wait, so that neither starves the other.
 	parkedTurn = 4
@@ -34,16 +41,17 @@ type job struct {
 	delivery
 	shard *shard
 
-	size  int64     // bytes that it holds while it waits
-	late  bool      // from the slow topic or a retry tier
-	token time.Time // when it took a token of the rate limit; zero where it has none
-	sent  bool      // its token is used
-	came  came      // what came of its request
-	until time.Time // where it was refused: not before
-	began time.Time // when a worker took it
-	place int       // in its shard's flying
-	again bool      // it goes back to the head of its queue
-	turn  turn      // where the shard's subscription has a frequency
+	size  int64         // bytes that it holds while it waits
+	late  bool          // from the slow topic or a retry tier
+	token time.Time     // when it took a token of the rate limit; zero where it has none
+	sent  bool          // its token is used
+	came  came          // what came of its request
+	took  time.Duration // of that, without what it takes to write it down: that is no fault of the endpoint
+	until time.Time     // where it was refused: not before
+	began time.Time     // when a worker took it
+	place int           // in its shard's flying
+	again bool          // it goes back to the head of its queue
+	turn  turn          // where the shard's subscription has a frequency
 
 	cancel  context.CancelFunc // ends its request, from when sending is set
 	sending atomic.Bool
@@ -94,6 +102,7 @@ type shard struct {
 	before, after *shard
 
 	took     time.Duration // moving average of how long an attempt takes
+	learned  int           // attempts that it is made of, as far as that matters
 	breaker  breaker
 	unheard  int       // attempts in a row that got no answer
 	lastDone time.Time // when an attempt ended last
@@ -127,10 +136,22 @@ func (sh *shard) limit(share int, now time.Time) int {
 	if sh.stalled(now) {
 		return min(sh.max, share)
 	}
-	if sh.took <= 0 {
-		return share
+	if sh.took <= 0 || sh.learned < learnFrom*sh.max {
+		return share // the first ones make their connections
 	}
 	return min(max(int(int64(sh.max)*int64(keepUp)/int64(sh.took)), sh.max), share)
+}
+
+// learn takes into account how long an attempt took.
+func (sh *shard) learn(took time.Duration) {
+	if took = max(took, 1); sh.took == 0 {
+		sh.took = took
+	} else {
+		sh.took += (took - sh.took) / 16
+	}
+	if sh.learned < learnFrom*sh.max {
+		sh.learned++
+	}
 }
 
 // stalled says that the endpoint has been full and has taken nothing for a while.

@@ -237,6 +237,7 @@ func (w *worker) send(ctx context.Context, j *job, t *target) {
 		timedOut(&a)
 	}
 	j.came = cameFrom(&a, a.Started.Add(a.Took))
+	j.took = a.Took
 	s.watchEgress(&a, t, d.EventType)
 	v := w.settle(j, t, &a, n, traceparent)
 	a.Release()
