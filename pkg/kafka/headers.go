@@ -44,6 +44,7 @@ const (
 	HeaderScheduleFrom        = "schedule_from"    // attempts made before the present retry schedule began
 	HeaderOrder               = "order"            // the call whose events are kept in order; absent: no order
 	HeaderRank                = "rank"             // place in that order: the event's offset in its topic
+	HeaderReplay              = "replay"           // the replay that it belongs to
 	HeaderRedrive             = "redrive"          // what it is sent again by: the id of a redrive, or of a retry by hand; they grow
 )
 

@@ -386,6 +386,36 @@ func TestKeys(t *testing.T) {
 	}
 }
 
+func TestBatchID(t *testing.T) {
+	seen := map[string]bool{}
+	for _, members := range [][]string{{"msg_a"}, {"msg_a", "msg_b"}, {"msg_b", "msg_a"}, {"msg_amsg_b", ""}, {"msg_a", "msg_b", "msg_c"}} {
+		id := BatchID(members...)
+		if seen[id] || id != BatchID(members...) || !strings.HasPrefix(id, "msg_") || len(members) > 1 && len(id) != 30 {
+			t.Errorf("%v: %s", members, id)
+		}
+		seen[id] = true
+	}
+	if BatchID("msg_a") != "msg_a" {
+		t.Error("a batch of one has another id than its member")
+	}
+}
+
+func TestMembersAreDeliveriesByThemselves(t *testing.T) {
+	batch := Delivery{ID: "msg_x", Tenant: "acme", Method: "POST", ReplayID: "rpl_1", Body: []byte(`[1,22]`), Members: []DeliveryMember{
+		{ID: "msg_a", EventID: "evt_a", BodyStart: 1, BodyLength: 1}, {ID: "msg_b", EventID: "evt_b", BodyStart: 3, BodyLength: 2},
+		{ID: "msg_c", BodyStart: 3, BodyLength: math.MaxInt64}, {ID: "msg_d", BodyStart: -1, BodyLength: 2},
+	}}
+	for id, body := range map[string]string{"msg_a": "1", "msg_b": "22", "msg_c": "", "msg_d": "", "msg_x": "[1,22]"} {
+		d, ok := batch.Of(id)
+		if !ok || d.ID != id || string(d.Body) != body || d.Tenant != "acme" || d.ReplayID != "rpl_1" || id != "msg_x" && len(d.Members) > 0 {
+			t.Errorf("%s: %+v", id, d)
+		}
+	}
+	if _, ok := batch.Of("msg_y"); ok {
+		t.Error("it has a member that it lacks")
+	}
+}
+
 func TestDeliveryID(t *testing.T) {
 	id := DeliveryID("acme", "s", "evt_1", "sub_1")
 	if id != DeliveryID("acme", "s", "evt_1", "sub_1") || len(id) != 30 || !strings.HasPrefix(id, "msg_") || strings.ToLower(id) != id {

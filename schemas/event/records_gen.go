@@ -43,6 +43,7 @@ type Attempt struct {
 	Dispatcher          string            // The dispatcher that made it.
 	AcceptedAt          time.Time         // When callstream accepted the event.
 	Redrive             string            // The redrive, or the retry by hand, that it belongs to.
+	BatchID             string            // The webhook-id of the batch that the event was sent in; empty where it was sent by itself.
 }
 
 // SchemaName returns the full name of the record's Avro schema.
@@ -86,6 +87,7 @@ func (r *Attempt) AppendAvro(b []byte) []byte {
 	b = appendString(b, r.Dispatcher)
 	b = appendMicros(b, r.AcceptedAt)
 	b = appendString(b, r.Redrive)
+	b = appendString(b, r.BatchID)
 	return b
 }
 
@@ -128,6 +130,7 @@ func (r *Attempt) ReadAvro(b []byte) error {
 	r.Dispatcher = d.string()
 	r.AcceptedAt = d.micros()
 	r.Redrive = d.string()
+	r.BatchID = d.string()
 	return d.done()
 }
 
@@ -362,6 +365,7 @@ type Delivery struct {
 	EventOffset         int64             // Offset of the event's record.
 	Sequence            *int64            // Sequence of the event.
 	Body                []byte            // The rendered body, sent as it is.
+	Members             []DeliveryMember  // The events of a batch that failed and is sent again as it is; empty for a delivery of one event.
 }
 
 // SchemaName returns the full name of the record's Avro schema.
@@ -394,6 +398,13 @@ func (r *Delivery) AppendAvro(b []byte) []byte {
 	b = appendLong(b, r.EventOffset)
 	b = appendOptionalLong(b, r.Sequence)
 	b = appendBytes(b, r.Body)
+	if len(r.Members) > 0 {
+		b = appendLong(b, int64(len(r.Members)))
+		for i := range r.Members {
+			b = r.Members[i].appendAvro(b)
+		}
+	}
+	b = append(b, 0)
 	return b
 }
 
@@ -425,7 +436,86 @@ func (r *Delivery) ReadAvro(b []byte) error {
 	r.EventOffset = d.long()
 	r.Sequence = d.optionalLong()
 	r.Body = d.bytes()
+	r.Members = nil
+	for n := d.block(); n > 0; n = d.block() {
+		for range n {
+			var item DeliveryMember
+			item.readAvro(&d)
+			if d.err != nil {
+				return d.err
+			}
+			r.Members = append(r.Members, item)
+		}
+	}
 	return d.done()
+}
+
+// DeliveryMember is one item of Delivery.Members: one event of a batch: the fields of the same names that its own delivery had.
+type DeliveryMember struct {
+	ID                  string    // Its webhook-id, had it been sent by itself.
+	SubscriptionVersion int64     // The subscription's version that it was rendered under.
+	EventID             string    // The event.
+	EventType           string    // Its type.
+	Source              string    // Its source.
+	CallID              string    // Its call, empty where there is none.
+	AgentID             string    // The agent of the event.
+	EventTime           time.Time // When the event happened.
+	AcceptedAt          time.Time // When callstream accepted the event.
+	ExpiresAt           time.Time // After this it is not worth sending; 0 is never.
+	ContentType         string    // Content type of its part of the body.
+	Traceparent         string    // W3C trace context of the event.
+	Test                bool      // Whether the event is a test.
+	EventTopic          string    // Topic of the event's record.
+	EventPartition      int32     // Partition of the event's record.
+	EventOffset         int64     // Offset of the event's record.
+	Sequence            *int64    // Sequence of the event.
+	BodyStart           int64     // Where its part of the body begins.
+	BodyLength          int64     // How long that is, in bytes.
+}
+
+func (r *DeliveryMember) appendAvro(b []byte) []byte {
+	b = appendString(b, r.ID)
+	b = appendLong(b, r.SubscriptionVersion)
+	b = appendString(b, r.EventID)
+	b = appendString(b, r.EventType)
+	b = appendString(b, r.Source)
+	b = appendString(b, r.CallID)
+	b = appendString(b, r.AgentID)
+	b = appendMicros(b, r.EventTime)
+	b = appendMicros(b, r.AcceptedAt)
+	b = appendMicros(b, r.ExpiresAt)
+	b = appendString(b, r.ContentType)
+	b = appendString(b, r.Traceparent)
+	b = appendBool(b, r.Test)
+	b = appendString(b, r.EventTopic)
+	b = appendInt(b, int64(r.EventPartition))
+	b = appendLong(b, r.EventOffset)
+	b = appendOptionalLong(b, r.Sequence)
+	b = appendLong(b, r.BodyStart)
+	b = appendLong(b, r.BodyLength)
+	return b
+}
+
+func (r *DeliveryMember) readAvro(d *reader) {
+	r.ID = d.string()
+	r.SubscriptionVersion = d.long()
+	r.EventID = d.string()
+	r.EventType = d.string()
+	r.Source = d.string()
+	r.CallID = d.string()
+	r.AgentID = d.string()
+	r.EventTime = d.micros()
+	r.AcceptedAt = d.micros()
+	r.ExpiresAt = d.micros()
+	r.ContentType = d.string()
+	r.Traceparent = d.string()
+	r.Test = d.bool()
+	r.EventTopic = d.string()
+	r.EventPartition = int32(d.int())
+	r.EventOffset = d.long()
+	r.Sequence = d.optionalLong()
+	r.BodyStart = d.long()
+	r.BodyLength = d.long()
 }
 
 // KeyRecord is the record of that name: one version of an API key. The key itself is nowhere.

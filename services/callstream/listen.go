@@ -213,6 +213,7 @@ type receipt struct {
 	EventID   string            `json:"event_id,omitempty"`
 	Type      string            `json:"type,omitempty"`
 	CallID    string            `json:"call_id,omitempty"`
+	Events    []receivedItem    `json:"events,omitempty"` // of a batch
 	Attempt   int               `json:"attempt,omitempty"`
 	Repeat    bool              `json:"repeat"`
 	Verified  *bool             `json:"verified"` // null without a secret
@@ -223,6 +224,26 @@ type receipt struct {
 	Headers   map[string]string `json:"headers"`
 	Bytes     int               `json:"bytes"`
 	Body      json.RawMessage   `json:"body,omitempty"` // as it came, or a JSON string if it isn't JSON
+}
+
+// receivedItem is one event of a batch.
+type receivedItem struct {
+	EventID string `json:"event_id,omitempty"`
+	Type    string `json:"type,omitempty"`
+	CallID  string `json:"call_id,omitempty"`
+}
+
+// itemsOf looks at the events of a batch; nil for any other body.
+func itemsOf(body []byte) []receivedItem {
+	var all []glance
+	if first := bytes.TrimLeft(body, " \t\r\n"); len(first) == 0 || first[0] != '[' || json.Unmarshal(body, &all) != nil {
+		return nil
+	}
+	items := make([]receivedItem, len(all))
+	for i, g := range all {
+		items[i] = receivedItem{EventID: g.ID, Type: g.eventType(), CallID: g.call()}
+	}
+	return items
 }
 
 // glance is what a line about a delivery needs of its body, under the names that the profiles have for it.
@@ -236,6 +257,10 @@ type glance struct {
 	Subject   string `json:"subject"` // cloudevents
 	Challenge string `json:"challenge"`
 }
+
+func (g *glance) eventType() string { return firstOf(g.Type, g.EventType, g.Event) }
+
+func (g *glance) call() string { return firstOf(g.CallID, g.CallIDs, g.Subject) }
 
 // glanceAt looks at a body, or at the query of a request without one.
 func glanceAt(body []byte, query url.Values) (g glance, isJSON bool) {
@@ -258,8 +283,8 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	header := req.Header.Get
 	got := receipt{
 		Time: r.now(), Method: req.Method, Path: req.URL.RequestURI(), WebhookID: header("webhook-id"),
-		EventID: firstOf(header("x-event-id"), header("ce-id"), peek.ID), Type: firstOf(header("ce-type"), peek.Type, peek.EventType, peek.Event),
-		CallID: firstOf(header("ce-subject"), peek.CallID, peek.CallIDs, peek.Subject), Answered: r.opts.status,
+		EventID: firstOf(header("x-event-id"), header("ce-id"), peek.ID), Type: firstOf(header("ce-type"), peek.eventType()),
+		CallID: firstOf(header("ce-subject"), peek.call()), Events: itemsOf(body), Answered: r.opts.status,
 		Headers: map[string]string{}, Bytes: len(body),
 	}
 	got.Attempt, _ = strconv.Atoi(header("webhook-attempt")) // 0 when absent
@@ -348,6 +373,11 @@ func (g *receipt) line(b *bytes.Buffer) {
 		parts = append(parts, "challenge answered: the endpoint is verified now")
 	case g.Handshake:
 		parts = append(parts, "CloudEvents handshake answered: "+g.Headers["webhook-request-origin"]+" may send")
+	case len(g.Events) > 0:
+		parts = append(parts, "batch of "+strconv.Itoa(len(g.Events)), firstOf(g.WebhookID, "no id"))
+		if g.Attempt > 0 {
+			parts = append(parts, "attempt "+strconv.Itoa(g.Attempt))
+		}
 	default:
 		parts = append(parts, firstOf(g.Type, g.Method+" "+g.Path))
 		parts = append(parts, firstOf(g.EventID, g.WebhookID, "no event id"))
@@ -379,8 +409,15 @@ func (g *receipt) line(b *bytes.Buffer) {
 // handshake says that the request was no delivery, but asked whether deliveries are welcome.
 func (g *receipt) handshake() bool { return g.Challenge || g.Handshake }
 
-// content writes what was delivered: the attributes of a CloudEvent in binary mode, the fields of a query, the body.
+// content writes what was delivered: the events of a batch in short, the attributes of a CloudEvent in binary mode, the fields of a query, the body.
 func (g *receipt) content(b *bytes.Buffer) {
+	for _, e := range g.Events {
+		item := firstOf(e.Type, "no type") + "  " + firstOf(e.EventID, "no event id")
+		if e.CallID != "" {
+			item += "  call " + e.CallID
+		}
+		b.WriteString("    " + oneLine(item) + "\n")
+	}
 	var attributes []string
 	for name, value := range g.Headers {
 		if attribute, ok := strings.CutPrefix(name, "ce-"); ok {

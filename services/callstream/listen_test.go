@@ -144,6 +144,13 @@ func TestListenPrintsForPeopleAndPrograms(t *testing.T) {
 	require.Equal(t, "1", first.Headers["webhook-attempt"])
 }
 
+func TestListenPrintsBatches(t *testing.T) {
+	r := delivery(t, testSecret, "msg_1", monday, `[{"type":"call.ended","id":"evt_1","call_id":"c-1"},{"type":"sms.sent","id":"evt_2"}]`)
+	r.Header.Del("x-event-id")
+	_, printed := receive(t, listenOptions{secrets: []string{testSecret}}, r)
+	require.Contains(t, printed, "batch of 2  msg_1  attempt 1  ✓ verified\n    call.ended  evt_1  call c-1\n    sms.sent  evt_2\n    [\n      {\n")
+}
+
 func TestListenPrintsNoControlCharacters(t *testing.T) {
 	r := delivery(t, testSecret, "msg_1", monday, "\x1b[2Jgone")
 	r.Header.Set("x-event-id", "evt\x1b[31m")

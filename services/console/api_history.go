@@ -117,6 +117,7 @@ type attemptDocument struct {
 	NextAttemptAt       *time.Time   `json:"next_attempt_at,omitempty"`
 	ReplayID            string       `json:"replay_id,omitempty"`
 	RedriveID           string       `json:"redrive_id,omitempty"`
+	BatchID             string       `json:"batch_id,omitempty" doc:"the webhook-id of the batch that it was sent in; the request's body shown is this event's part"`
 	Traceparent         string       `json:"traceparent,omitempty"`
 	Dispatcher          string       `json:"dispatcher,omitempty"`
 	Note                string       `json:"note,omitempty" doc:"why something is missing"`
@@ -331,8 +332,11 @@ func (s *Service) bodies(ctx context.Context, d *history.Delivery, log []attempt
 			if r, made.err = s.deps.records.Record(ctx, places[i]); made.err == nil {
 				made.err = s.deps.Codec.Decode(ctx, r.Value, &made.delivery)
 			}
-			if made.err == nil && (made.delivery.ID != d.ID || made.delivery.Tenant != d.Tenant) {
-				made.err = errAnother
+			if made.err == nil {
+				var same bool
+				if made.delivery, same = made.delivery.Of(d.ID); !same || made.delivery.Tenant != d.Tenant {
+					made.err = errAnother
+				}
 			}
 			renderings[log[i].ReplayID] = made
 		}
@@ -353,7 +357,7 @@ func documentOfAttempt(a *event.Attempt) attemptDocument {
 	out := attemptDocument{
 		Number: a.Attempt, At: a.StartedAt, Outcome: a.Outcome, Reason: a.Reason, Via: a.Via, SubscriptionVersion: a.SubscriptionVersion,
 		DurationMS: micros(a.DurationMicros), ConnectMS: micros(a.ConnectMicros), FirstByteMS: micros(a.FirstByteMicros),
-		ErrorClass: a.ErrorClass, Error: a.Error, ReplayID: a.ReplayID, RedriveID: a.Redrive, Traceparent: a.Traceparent, Dispatcher: a.Dispatcher,
+		ErrorClass: a.ErrorClass, Error: a.Error, ReplayID: a.ReplayID, RedriveID: a.Redrive, BatchID: a.BatchID, Traceparent: a.Traceparent, Dispatcher: a.Dispatcher,
 	}
 	if !a.NextAttemptAt.IsZero() {
 		out.NextAttemptAt = &a.NextAttemptAt

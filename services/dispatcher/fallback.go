@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/callstream/callstream/schemas/event"
-	"github.com/callstream/callstream/schemas/topic"
 	"github.com/callstream/callstream/subscription"
 )
 
@@ -41,15 +40,6 @@ func expired(j *job, d *event.Delivery, at time.Time) bool {
 }
 
 // withoutFallback gives a delivery up whose fallback is no more.
-func (w *worker) withoutFallback(j *job) {
-	s, now := w.s, time.Now()
-	v := verdict{outcome: outcomeDead, reason: reasonExhausted}
-	s.attemptRecord(&w.attempt, &w.delivery, j.task.Record, 0, v)
-	w.attempt.StartedAt, w.attempt.Error = now, errNoFallback.Error()
-	f := s.begin(&j.delivery)
-	w.dead(f, j, now, v)
-	s.writeRecord(f, topic.Attempts, j.task.Record, &w.attempt)
-	f.end()
-	s.metrics.outcome(outcomeDead)
-	s.logAttempt(&w.attempt, "", w.delivery.Traceparent)
+func (w *worker) withoutFallback(j *job, d *event.Delivery) {
+	w.unsent(j, d, verdict{outcome: outcomeDead, reason: reasonExhausted}, errNoFallback)
 }

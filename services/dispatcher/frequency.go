@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/callstream/callstream/pkg/kafka"
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/subscription"
 )
@@ -19,7 +18,7 @@ const mostMarks = 1 << 16
 // lets says whether a subscription's frequency lets a delivery through that was never sent. Replays and redrives pass
 // it by, and are not counted.
 func (sh *shard) lets(rule *subscription.Frequency, j *job, d *event.Delivery, now time.Time) bool {
-	if rule == nil || j.attempts > 0 || d.ReplayID != "" || kafka.Header(j.task.Record, kafka.HeaderRedrive) != "" {
+	if rule == nil || j.attempts > 0 || d.ReplayID != "" || j.redrive != "" {
 		return true
 	}
 	for {

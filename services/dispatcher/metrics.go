@@ -137,12 +137,14 @@ func (m *metrics) outcome(name string) {
 	}
 }
 
+// first counts the first attempt to deliver an event.
+func (m *metrics) first(ctx context.Context, sinceAccepted time.Duration) {
+	m.delay.Record(ctx, sinceAccepted.Seconds())
+}
+
 // attempt counts a request that was sent.
-func (m *metrics) attempt(ctx context.Context, class string, took, sinceAccepted time.Duration, first bool) {
+func (m *metrics) attempt(ctx context.Context, class string, took time.Duration) {
 	m.took.Record(ctx, took.Seconds())
-	if first {
-		m.delay.Record(ctx, sinceAccepted.Seconds())
-	}
 	if class != "" {
 		m.class.Add(ctx, 1, metric.WithAttributes(attribute.String("class", class)))
 	}

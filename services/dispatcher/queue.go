@@ -151,6 +151,7 @@ func (s *scheduler) drop(sh *shard) {
 	}
 	sh.rate, sh.breaker = bucket{}, breaker{}
 	s.rouse(sh)
+	s.completeAll(sh)
 	s.offer(sh, time.Now())
 	delete(s.shards, sh.shardKey)
 	leave(s.owners, sh.subscription, sh)
@@ -170,6 +171,10 @@ func (s *scheduler) setLimits(sh *shard, l limits) {
 // partition was assigned: what came before may have been used by another dispatcher.
 func (s *scheduler) limit(sh *shard, l limits, now time.Time) {
 	sh.max, sh.counted = max(l.inFlight, 1), l.counted
+	if (sh.batch == nil) != (l.batch == nil) || l.batch != nil && *sh.batch != *l.batch {
+		s.completeAll(sh) // what waits goes as it was to be
+		sh.batch = l.batch
+	}
 	since := now
 	if l.rate != nil && s.since != nil {
 		since = s.since(sh.partition)
@@ -232,6 +237,10 @@ func (s *scheduler) submit(ctx context.Context, j *job, patience time.Duration) 
 			}
 			return admitted
 		}
+		if len(sh.open) > 0 {
+			s.completeAll(sh) // there will be no more for them until there is room
+			s.offer(sh, now)
+		}
 		limit := sh.limit(s.share, now)
 		// The first of a lane's records that waits in vain is the last, until there is room.
 		worthIt := limit >= min(busy, s.share) && !sh.waits.vain
@@ -287,7 +296,12 @@ func (s *scheduler) hasRoom(sh *shard, j *job, now time.Time) bool {
 
 // push queues a job; the lock is held.
 func (s *scheduler) push(sh *shard, j *job, now time.Time) {
-	sh.queue(j).push(j)
+	// What is to tell whether an endpoint answers again goes at once.
+	if j.joins && sh.batch != nil && sh.breaker.opened == 0 {
+		s.join(sh, j)
+	} else {
+		sh.queue(j).push(j)
+	}
 	sh.bytes += j.size
 	sh.waits.vain = false
 	s.waiting++
@@ -333,7 +347,7 @@ func (s *scheduler) account(sh *shard) {
 
 // offer puts a subscription that can send into the ring and sees that somebody looks; the lock is held.
 func (s *scheduler) offer(sh *shard, now time.Time) {
-	if sh.ring == &s.ready || sh.asleep || sh.inFlight >= sh.max || sh.queued() == 0 {
+	if sh.ring == &s.ready || sh.asleep || sh.inFlight >= sh.max || sh.requests() == 0 {
 		return
 	}
 	if sh.ring != nil && s.placeOf(sh, now) != &s.ready {
@@ -464,7 +478,7 @@ func (s *scheduler) next(now time.Time) *job {
 			return nil
 		}
 		sh.unlist()
-		if sh.inFlight >= sh.max || sh.queued() == 0 {
+		if sh.inFlight >= sh.max || sh.requests() == 0 {
 			continue
 		}
 		if wait := s.wait(sh, now); wait > 0 {
@@ -531,7 +545,8 @@ func (s *scheduler) begin(j *job, now time.Time) {
 		sh.turns = sh.turns.next()
 		j.turn = sh.turns
 	}
-	s.waiting--
+	s.waiting -= j.jobs()
+	sh.members -= len(j.rest)
 	s.busy++
 	if j.late {
 		s.busyLate++
@@ -542,7 +557,7 @@ func (s *scheduler) begin(j *job, now time.Time) {
 	sh.inFlight++
 	j.began, j.place = now, len(sh.flying)
 	sh.flying = append(sh.flying, j)
-	sh.bytes -= j.size
+	sh.bytes -= j.bytes()
 	s.makeRoom(sh, now)
 	s.offer(sh, now)
 }
@@ -575,8 +590,9 @@ func (s *scheduler) finish(j *job, took time.Duration, now time.Time) *change {
 	if j.again {
 		j.again = false
 		sh.queue(j).unpop(j)
-		sh.bytes += j.size
-		s.waiting++
+		sh.bytes += j.bytes()
+		sh.members += len(j.rest)
+		s.waiting += j.jobs()
 	} else {
 		sh.lastDone = now
 		if j.took > 0 {
@@ -622,14 +638,19 @@ func (s *scheduler) remove(sh *shard, now time.Time, match func(*job) bool) []*j
 	var out []*job
 	for _, queue := range []*fifo{&sh.first, &sh.later} {
 		for n := queue.len(); n > 0; n-- {
-			if j := queue.pop(); match(j) {
-				out = append(out, j)
-				sh.bytes -= j.size
-				s.waiting--
-			} else {
-				queue.push(j)
+			j := queue.pop()
+			sh.members -= len(j.rest)
+			left, gone := j.without(match)
+			if out = append(out, gone...); left != nil {
+				sh.members += len(left.rest)
+				queue.push(left)
 			}
 		}
+	}
+	out = append(out, s.removeOpen(sh, match)...)
+	for _, j := range out {
+		sh.bytes -= j.size
+		s.waiting--
 	}
 	if len(out) > 0 {
 		s.account(sh)
@@ -683,6 +704,7 @@ func (s *scheduler) stop() {
 	now := time.Now()
 	for _, sh := range s.shards {
 		s.rouse(sh)
+		s.completeAll(sh)
 		s.offer(sh, now)
 	}
 	s.idle = 0

@@ -65,9 +65,9 @@ func (s *Service) deadRecord(r *kgo.Record, reason, detail string, now time.Time
 	return d
 }
 
-// deadLetter is the dead letter of a delivery.
-func (s *Service) deadLetter(d *event.Delivery, j *job, a *event.Attempt, detail string, now time.Time) *event.DeadLetter {
-	dead := s.deadRecord(j.task.Record, a.Reason, detail, now)
+// deadLetter is the dead letter of a delivery that a record holds.
+func (s *Service) deadLetter(d *event.Delivery, r *kgo.Record, a *event.Attempt, detail string, now time.Time) *event.DeadLetter {
+	dead := s.deadRecord(r, a.Reason, detail, now)
 	dead.Tenant, dead.SubscriptionID, dead.SubscriptionVersion = d.Tenant, d.SubscriptionID, a.SubscriptionVersion
 	dead.DeliveryID, dead.EventID, dead.EventType, dead.Source, dead.CallID = d.ID, d.EventID, d.EventType, d.Source, d.CallID
 	dead.Traceparent = d.Traceparent

@@ -224,7 +224,7 @@ func (q *sequencer) obey(o order) {
 	case orderSend:
 		// A job goes through the scheduler once.
 		j := &job{delivery: e.job.delivery, size: e.size, late: e.job.late || e.job.attempts > 0}
-		j.shard, j.settled = q.s.shardOf(&j.delivery), false
+		j.shard, j.settled = q.s.shardOf(j), false
 		e.job = j
 		switch why := q.s.scheduler.enter(j); why {
 		case admitted:

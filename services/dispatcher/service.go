@@ -338,7 +338,7 @@ func (s *Service) handle(ctx context.Context, t *kafka.Task) {
 			return
 		}
 	}
-	j.shard = s.shardOf(&j.delivery)
+	j.shard = s.shardOf(j)
 	j.late, j.size = j.from.kind != fromLane, int64(len(t.Record.Value)+len(t.Record.Key))
 	if j.call != "" {
 		s.sequencers.of(t.Record.Partition).take(ctx, j)
@@ -353,13 +353,15 @@ func (s *Service) handle(ctx context.Context, t *kafka.Task) {
 	}
 }
 
-// shardOf returns the shard that a delivery goes through, with the limits of its subscription.
-func (s *Service) shardOf(d *delivery) *shard {
+// shardOf returns the shard that a delivery goes through, with the limits of its subscription, and says what it may be
+// sent together with.
+func (s *Service) shardOf(j *job) *shard {
 	allowed := limits{inFlight: subscription.DefaultMaxInFlight}
-	if c, ok := s.book.Get(d.subscription); ok && c.Subscription != nil {
+	if c, ok := s.book.Get(j.subscription); ok && c.Subscription != nil {
 		allowed = limitsOf(c.Subscription)
+		j.with, j.joins = togetherOf(&j.delivery, c.Subscription)
 	}
-	return s.scheduler.shardOf(d.key(), allowed)
+	return s.scheduler.shardOf(j.key(), allowed)
 }
 
 // assigned takes a topic's partition. What waits of it when it is given up goes back at once: it would only wait for the

@@ -40,6 +40,9 @@ const (
 type job struct {
 	delivery
 	shard *shard
+	rest  []*job   // the other members of a batch, in order; the job stands for all of them
+	with  together // which others may be in a batch with it
+	joins bool     // there may be others
 
 	size  int64         // bytes that it holds while it waits
 	late  bool          // from the slow topic or a retry tier
@@ -74,11 +77,12 @@ type limits struct {
 	rate     *subscription.RateLimit
 	spread   int
 	counted  bool // it has a frequency
+	batch    *subscription.Batch
 }
 
 // limitsOf returns a subscription's limits.
 func limitsOf(s *subscription.Subscription) limits {
-	return limits{inFlight: shareOf(s.MaxInFlight, s.Spread), rate: s.RateLimit, spread: s.Spread, counted: s.Frequency != nil}
+	return limits{inFlight: shareOf(s.MaxInFlight, s.Spread), rate: s.RateLimit, spread: s.Spread, counted: s.Frequency != nil, batch: s.Batch}
 }
 
 // shard is the queue of one subscription in one partition. Its fields are guarded by the scheduler's lock.
@@ -89,6 +93,9 @@ type shard struct {
 	turn     int
 	held     int   // jobs that have a place and wait for their turn in their call
 	bytes    int64 // that the queued jobs hold, and those that have a place
+	batch    *subscription.Batch
+	open     map[together]*forming // batches that wait for more
+	members  int                   // jobs in them, and in queued batches behind their first
 	inFlight int
 	flying   []*job // those in flight
 	max      int
@@ -117,7 +124,11 @@ type shard struct {
 	turns     turn // the last that was given
 }
 
-func (sh *shard) queued() int { return sh.first.len() + sh.later.len() }
+// queued is how many deliveries wait.
+func (sh *shard) queued() int { return sh.requests() + sh.members }
+
+// requests is how many requests could be sent: not for batches that wait for more.
+func (sh *shard) requests() int { return sh.first.len() + sh.later.len() }
 
 // taken is how many places of the queue are taken.
 func (sh *shard) taken() int { return sh.queued() + sh.held }
@@ -130,16 +141,20 @@ func (sh *shard) holds(match func(*job) bool) bool {
 // limit is how many records may wait: what the endpoint is expected to take, and its rate limit to allow, within keepUp;
 // of the former at least as many as it may have in flight; at most the share.
 func (sh *shard) limit(share int, now time.Time) int {
+	each := 1 // deliveries in a request
+	if sh.batch != nil {
+		each = sh.batch.MaxEvents
+	}
 	if sh.rate.limits() {
-		share = min(share, max(sh.rate.within(keepUp, now), 1))
+		share = min(share, max(sh.rate.within(keepUp, now), 1)*each)
 	}
 	if sh.stalled(now) {
-		return min(sh.max, share)
+		return min(sh.max*each, share)
 	}
 	if sh.took <= 0 || sh.learned < learnFrom*sh.max {
 		return share // the first ones make their connections
 	}
-	return min(max(int(int64(sh.max)*int64(keepUp)/int64(sh.took)), sh.max), share)
+	return min(max(int(int64(sh.max)*int64(keepUp)/int64(sh.took)), sh.max)*each, share)
 }
 
 // learn takes into account how long an attempt took.

@@ -28,10 +28,12 @@ const givenUpTurns = 300
 
 // worker sends one delivery at a time, with buffers that it uses again.
 type worker struct {
-	s        *Service
-	delivery event.Delivery
-	attempt  event.Attempt
-	body     [outbound.MaxBody]byte
+	s         *Service
+	delivery  event.Delivery
+	parts     []part // what the delivery consists of
+	unwritten bool   // no record holds the delivery: it is a batch that was made just now
+	attempt   event.Attempt
+	body      [outbound.MaxBody]byte
 }
 
 func (s *Service) newWorker() func(*job) {
@@ -40,65 +42,94 @@ func (s *Service) newWorker() func(*job) {
 	return w.do
 }
 
-// do takes one record to its outcome, unless its partition is to be given up before it is sent: then it is left to the
-// next owner.
+// do takes one record, or those of a batch, to their outcomes.
 func (w *worker) do(j *job) {
 	defer j.turn.pass()
+	w.unwritten = false
+	defer func() {
+		if cause := recover(); cause != nil {
+			for _, one := range append([]*job{j}, j.rest...) {
+				w.s.broken(&one.delivery, cause)
+			}
+		}
+		// They would keep the whole fetch in memory.
+		clear(w.parts)
+		w.delivery.Body, w.delivery.Members = nil, nil
+	}()
+	if len(j.rest) > 0 {
+		w.batch(j)
+		return
+	}
+	t := w.admit(j, &w.delivery)
+	switch {
+	case t == nil:
+	case !w.s.scheduler.maySend(j):
+	case wraps(j, &w.delivery, t):
+		only := w.delivery
+		w.sendBatch(j, []batched{{&only, j}}, t)
+	default:
+		w.send(j.task.Context(), j, t)
+	}
+}
+
+// admit reads a delivery into d and returns the target that it may be sent to. Else it returns nil: the delivery has its
+// outcome, or its partition is to be given up, and it is left to the next owner.
+func (w *worker) admit(j *job, d *event.Delivery) (to *target) {
 	if stopping(j.task) {
 		j.task.Abandon()
-		return
+		return nil
 	}
 	defer func() {
 		if cause := recover(); cause != nil {
 			w.s.broken(&j.delivery, cause)
+			to = nil
 		}
 	}()
 	ctx := j.task.Context()
-	d := &w.delivery
 	if err := w.s.decode(ctx, j.task.Record, d); err != nil {
 		if errors.Is(err, event.ErrPoison) {
 			w.s.poison(j, err)
 		} else {
 			j.task.Abandon()
 		}
-		return
+		return nil
 	}
-	defer func() { d.Body = nil }() // it would keep the whole fetch in memory
+	w.parts = appendParts(w.parts[:0], d, j.task.Record)
 	if w.s.redriven.overtaken(d.ID, j.redrive, d.ReplayID) {
 		// What becomes of the other copy is on record.
 		w.s.metrics.outcome(outcomeSuperseded)
 		w.s.begin(&j.delivery).end()
-		return
+		return nil
 	}
 	t, reason, err := w.s.resolve(ctx, j)
 	switch {
 	case ctx.Err() != nil || stopping(j.task):
 		j.task.Abandon()
 	case errors.Is(err, errNoFallback):
-		w.withoutFallback(j)
+		w.withoutFallback(j, d)
 	case err != nil:
-		w.s.unsendable(j, d, err)
+		w.unsendable(j, d, err)
 	case reason != "":
-		w.skip(j, reason)
+		w.skip(j, d, reason)
 	case expired(j, d, time.Now()):
-		w.skip(j, reasonExpired)
-	case !w.allowed(j, t):
-		w.skip(j, reasonFrequency)
-	case !w.s.scheduler.maySend(j):
+		w.skip(j, d, reasonExpired)
+	case !w.allowed(j, d, t):
+		w.skip(j, d, reasonFrequency)
 	default:
-		w.send(ctx, j, t)
+		return t
 	}
+	return nil
 }
 
 // allowed says whether the subscription's frequency lets the delivery through, asked in the order of the shard's jobs.
-func (w *worker) allowed(j *job, t *target) bool {
+func (w *worker) allowed(j *job, d *event.Delivery, t *target) bool {
 	rule := t.compiled.Subscription.Frequency
 	if rule == nil {
 		return true
 	}
 	j.turn.wait()
 	defer j.turn.pass()
-	return j.shard.lets(rule, j, &w.delivery, time.Now())
+	return j.shard.lets(rule, j, d, time.Now())
 }
 
 func stopping(t *kafka.Task) bool {
@@ -231,6 +262,9 @@ func (w *worker) send(ctx context.Context, j *job, t *target) {
 	if ctx.Err() != nil {
 		// The partition was lost meanwhile: the result is nobody's, the next owner sends it again.
 		j.task.Abandon()
+		for _, other := range j.rest {
+			other.task.Abandon()
+		}
 		return
 	}
 	if j.wasCut.Load() {
@@ -243,15 +277,19 @@ func (w *worker) send(ctx context.Context, j *job, t *target) {
 	a.Release()
 
 	rec := &w.attempt
-	s.metrics.outcome(v.outcome)
-	s.metrics.attempt(ctx, rec.ErrorClass, a.Took, a.Started.Sub(d.AcceptedAt), n == 1)
+	s.metrics.attempt(ctx, rec.ErrorClass, a.Took)
+	for _, p := range w.parts {
+		s.metrics.outcome(v.outcome)
+		if n == 1 {
+			s.metrics.first(ctx, a.Started.Sub(p.AcceptedAt))
+		}
+	}
 	if span != nil {
 		span.SetAttributes(attribute.Int("http.response.status_code", rec.HTTPStatus), attribute.String("outcome", v.outcome))
 		if v.outcome != outcomeDelivered {
 			span.SetStatus(codes.Error, rec.ErrorClass)
 		}
 	}
-	s.logAttempt(rec, t.Host(d.EventType), traceparent)
 }
 
 // settle decides what becomes of a delivery after an attempt, and writes all that follows from it.
@@ -274,24 +312,29 @@ func (w *worker) settle(j *job, t *target, a *outbound.Answer, n int, traceparen
 	a.RecordHeader(rec.ResponseHeaders)
 	rec.ErrorClass, rec.Error = got.errorClass(), a.ErrorText()
 	f := s.begin(&j.delivery)
+	f.rest = j.rest
 	inPlace := v.outcome == outcomeRetry && j.order != nil && !v.fallback
-	switch v.outcome {
-	case outcomeRetry:
+	if v.outcome == outcomeRetry {
 		if v.fallback {
 			s.metrics.fallback.Add(1)
 		}
 		rec.NextAttemptAt = v.due
-		if inPlace {
-			break // those behind it wait as well
+		// In place, those behind it wait as well.
+		if tier := s.tiers.choose(v.due.Sub(now)); !inPlace {
+			w.carryOn(f, j, move{
+				topic: topic.RetryTier(tier), tier: tier, due: v.due, attempts: n, class: rec.ErrorClass, status: a.Status, failed: now, fallback: v.fallback,
+			}, now)
 		}
-		tier := s.tiers.choose(v.due.Sub(now))
-		f.write(j.moved(move{
-			topic: topic.RetryTier(tier), tier: tier, due: v.due, attempts: n, class: rec.ErrorClass, status: a.Status, failed: now, fallback: v.fallback,
-		}, now))
-	case outcomeDead:
-		w.dead(f, j, now, v)
 	}
-	s.writeRecord(f, topic.Attempts, j.task.Record, rec)
+	host := t.Host(d.EventType)
+	for _, p := range w.parts {
+		w.identify(p)
+		if v.outcome == outcomeDead {
+			w.dead(f, p, now, v)
+		}
+		s.writeRecord(f, topic.Attempts, p.record, rec)
+		s.logAttempt(rec, host, traceparent)
+	}
 	if t.compiled.Subscription.CaptureResponse {
 		w.capture(f, t.compiled.Subscription, now)
 	}
@@ -315,10 +358,10 @@ func (w *worker) settle(j *job, t *target, a *outbound.Answer, n int, traceparen
 }
 
 // dead writes the dead letter of what w.attempt tells, and the event for those who watch for exhausted deliveries.
-func (w *worker) dead(f *follow, j *job, now time.Time, v verdict) {
-	s, d := w.s, &w.delivery
-	letter := s.deadLetter(d, j, &w.attempt, deadDetail(v.reason, &w.attempt), now)
-	s.writeRecord(f, topic.DeadLetters, j.task.Record, letter)
+func (w *worker) dead(f *follow, p part, now time.Time, v verdict) {
+	s, d := w.s, p.Delivery
+	letter := s.deadLetter(d, w.original(f, p), &w.attempt, deadDetail(v.reason, &w.attempt), now)
+	s.writeRecord(f, topic.DeadLetters, p.record, letter)
 	if v.reason != reasonExhausted || ownEvent(d) {
 		return
 	}
@@ -350,38 +393,44 @@ func deadDetail(reason string, a *event.Attempt) string {
 }
 
 // skip writes down that a delivery is not sent, and why.
-func (w *worker) skip(j *job, reason string) {
-	s := w.s
-	s.attemptRecord(&w.attempt, &w.delivery, j.task.Record, 0, verdict{outcome: outcomeSkipped, reason: reason})
-	w.attempt.StartedAt = time.Now()
-	f := s.begin(&j.delivery)
-	s.writeRecord(f, topic.Attempts, j.task.Record, &w.attempt)
-	f.end()
-	s.metrics.outcome(outcomeSkipped)
-	s.logAttempt(&w.attempt, "", w.delivery.Traceparent)
+func (w *worker) skip(j *job, d *event.Delivery, reason string) {
+	w.unsent(j, d, verdict{outcome: outcomeSkipped, reason: reason}, nil)
 }
 
 // unsendable parks a delivery that can't be sent for a reason of ours, and gives it up after a day.
-func (s *Service) unsendable(j *job, d *event.Delivery, cause error) {
-	now := time.Now()
+func (w *worker) unsendable(j *job, d *event.Delivery, cause error) {
+	s := w.s
 	if j.parked < givenUpTurns {
 		s.failures.Warn("a delivery can't be sent now", zap.String("delivery", d.ID), zap.String("subscription", d.SubscriptionID), zap.Error(cause))
-		s.putOff(j, now)
+		s.putOff(j, time.Now())
 		return
 	}
 	reason := reasonUnsent
 	if errors.Is(cause, errUnknown) {
 		reason = reasonUnknown
 	}
-	var a event.Attempt
-	s.attemptRecord(&a, d, j.task.Record, 0, verdict{outcome: outcomeDead, reason: reason})
-	a.StartedAt, a.Error = now, cause.Error()
+	w.unsent(j, d, verdict{outcome: outcomeDead, reason: reason}, cause)
+}
+
+// unsent writes down what becomes of a delivery of which there is no attempt, in each of its parts.
+func (w *worker) unsent(j *job, d *event.Delivery, v verdict, cause error) {
+	s, now := w.s, time.Now()
+	s.attemptRecord(&w.attempt, d, j.task.Record, 0, v)
+	w.attempt.StartedAt = now
+	if cause != nil {
+		w.attempt.Error = cause.Error()
+	}
 	f := s.begin(&j.delivery)
-	s.writeRecord(f, topic.DeadLetters, j.task.Record, s.deadLetter(d, j, &a, cause.Error(), now))
-	s.writeRecord(f, topic.Attempts, j.task.Record, &a)
+	for _, p := range w.parts {
+		w.identify(p)
+		if v.outcome == outcomeDead {
+			w.dead(f, p, now, v)
+		}
+		s.writeRecord(f, topic.Attempts, p.record, &w.attempt)
+		s.metrics.outcome(v.outcome)
+		s.logAttempt(&w.attempt, "", p.Traceparent)
+	}
 	f.end()
-	s.metrics.outcome(outcomeDead)
-	s.logAttempt(&a, "", d.Traceparent)
 }
 
 // poison writes a record that does not decode to the dead letters, as it is.

@@ -19,6 +19,7 @@ type follow struct {
 	s        *Service
 	task     *kafka.Task
 	delivery *delivery
+	rest     []*job // the other members of a batch: what follows from one follows from all
 	left     atomic.Int32
 }
 
@@ -37,6 +38,9 @@ func (s *Service) begin(d *delivery) *follow {
 func (f *follow) end() {
 	d := f.delivery
 	d.settled, f.delivery = true, nil
+	for _, j := range f.rest {
+		j.settled = true
+	}
 	f.done()
 	if d.order != nil {
 		d.order.by.settled(d.order)
@@ -49,6 +53,9 @@ func (f *follow) keep() { f.delivery.open, f.delivery = f, nil }
 func (f *follow) done() {
 	if f.left.Add(-1) == 0 {
 		f.task.Done()
+		for _, j := range f.rest {
+			j.task.Done()
+		}
 	}
 }
 
@@ -214,7 +221,11 @@ func (w *write) shrink(ctx context.Context, reason, detail string) {
 	case topic.Signals, topic.OwnEvents:
 	default:
 		w.shrunk = replaced
-		smaller = s.deadRecord(w.follow.task.Record, reason, detail, time.Now())
+		letters := s.refused(ctx, w, reason, detail)
+		for _, more := range letters[1:] {
+			s.writeRecord(w.follow, topic.DeadLetters, &w.record, more)
+		}
+		smaller = letters[0]
 		w.record = kgo.Record{Topic: topic.DeadLetters, Partition: w.record.Partition, Key: w.record.Key}
 	}
 	if smaller != nil {

@@ -172,6 +172,9 @@ func (j *job) deliver(ctx context.Context, c *subscription.Compiled) error {
 	b.number(kafka.HeaderSubscriptionVersion, c.Version)
 	b.header(kafka.HeaderDelivery, delivery.ID)
 	b.number(kafka.HeaderAcceptedAt, e.IngestedAt.UnixMicro())
+	if j.replayID != "" {
+		b.header(kafka.HeaderReplay, j.replayID)
+	}
 	if s.Ordering == subscription.OrderingPerCall && e.CallID != "" && j.record.Topic == topic.CallsEvents && j.replayID == "" {
 		// The events of a call are in one partition, so their offsets are their order, whichever way a delivery takes.
 		b.header(kafka.HeaderOrder, e.CallID)

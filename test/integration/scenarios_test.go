@@ -73,6 +73,8 @@ var scenarios = []struct {
 	{"no more events go out than are wanted", limitsFrequency},
 	{"a call that fails holds up itself alone, in order", keepsOrder},
 	{"an endpoint's answer is on the agent's screen", showsAnswers},
+	{"events go out in batches", sendsBatches},
+	{"a batch that failed is sent as it was, and dies one by one", freezesBatches},
 }
 
 func runScenarios(t *testing.T, s shape) {
