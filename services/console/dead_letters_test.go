@@ -334,3 +334,35 @@ func TestOneDeliveryIsRetried(t *testing.T) {
 	h.do("POST", "/v1/deliveries/"+id+"/retry", "", "X-Tenant", "other").problem(http.StatusNotFound)
 	require.Equal(t, history.DeadLetterID(0, 0), as[letterList](h.do("GET", "/v1/dlq", "")).Items[0].ID)
 }
+
+// P-09, S1-12: of a batch that waits for its next attempt, asking for one member sends the batch as it is, so that the copy
+// that is parked is known to be overtaken; only what was asked for is marked.
+func TestAMemberOfABatchIsRetriedWithIt(t *testing.T) {
+	h := startOnKafka(t, keepingAll)
+	sub := h.active(endpoint(t, obliging))
+	tier := topic.RetryTier(5 * time.Second)
+	one, other := event.DeliveryID("default", "api", "evt_1", sub), event.DeliveryID("default", "api", "evt_2", sub)
+	batch := &event.Delivery{
+		ID: event.BatchID(one, other), Tenant: "default", SubscriptionID: sub, Body: []byte(`[1,2]`),
+		Members: []event.DeliveryMember{
+			{ID: one, EventID: "evt_1", BodyStart: 1, BodyLength: 1, Test: true},
+			{ID: other, EventID: "evt_2", BodyStart: 3, BodyLength: 1},
+		},
+	}
+	h.produceRecord(tier, batch)
+	for id, name := range map[string]string{one: "evt_1", other: "evt_2"} {
+		h.produceRecord(topic.Attempts, &event.Attempt{
+			DeliveryID: id, Tenant: "default", SubscriptionID: sub, SubscriptionVersion: 1, EventID: name, EventType: "call.ended", Source: "api", Attempt: 1,
+			Outcome: "retry", Reason: "http_5xx", StartedAt: time.Now(), HTTPStatus: 503, BodyTopic: tier, BatchID: batch.ID,
+		})
+	}
+	require.NoError(t, h.svc.project.CaughtUp(t.Context()))
+	now := as202[retried](h.do("POST", "/v1/deliveries/"+other+"/retry", ""))
+	require.Equal(t, "attempt", now.Action)
+	back := h.at(topic.Lane(topic.DefaultLane), 0)
+	require.Equal(t, h.at(tier, 0).Value, back.Value)
+	require.Equal(t, now.RedriveID, kafka.Header(back, kafka.HeaderRedrive))
+	require.NoError(t, h.svc.project.CaughtUp(t.Context()))
+	require.Equal(t, "redriven", h.do("GET", "/v1/deliveries/"+other, "").str("reason"))
+	require.Equal(t, "http_5xx", h.do("GET", "/v1/deliveries/"+one, "").str("reason"))
+}

@@ -272,7 +272,9 @@ func (r *redriver) putBack(ctx context.Context, out *returned, original *kgo.Rec
 		out.unread(err)
 		return
 	}
-	if d.ID != out.mark.DeliveryID || d.Tenant != out.mark.Tenant {
+	// A frozen batch goes back as a whole: its bytes are what the attempts before have sent.
+	d, is := d.Of(out.mark.DeliveryID)
+	if !is || d.Tenant != out.mark.Tenant {
 		out.unread(errAnother)
 		return
 	}

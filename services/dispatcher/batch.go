@@ -72,18 +72,16 @@ func (w *worker) batch(j *job) {
 	}
 	whole.pass()
 	// The job stands for those that are left, should it go back to its queue.
-	j.rest = nil
 	w.s.scheduler.requeue(apart)
+	left := make([]*job, len(in))
+	for i, m := range in {
+		left[i] = m.job
+	}
+	w.s.scheduler.regroup(j, left)
 	if len(in) == 0 {
 		return
 	}
-	if lead := in[0].job; lead != j {
-		j.delivery, j.with, j.size = lead.delivery, lead.with, lead.size
-		in[0].job = j
-	}
-	for _, m := range in[1:] {
-		j.rest = append(j.rest, m.job)
-	}
+	in[0].job = j
 	if w.s.scheduler.maySend(j) {
 		w.sendBatch(j, in, t)
 	}

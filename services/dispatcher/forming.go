@@ -1,6 +1,7 @@
 package dispatcher
 
 import (
+	"slices"
 	"time"
 
 	"github.com/callstream/callstream/pkg/kafka"
@@ -127,6 +128,24 @@ func (s *scheduler) requeue(jobs []*job) {
 		s.push(j.shard, &job{delivery: j.delivery, shard: j.shard, with: j.with, joins: j.joins, size: j.size, late: j.late}, now)
 	}
 }
+
+// regroup has a job in flight stand for those that are left of its batch, without what it stood for before; for itself
+// where none are. It is done under the lock because others look at what is in flight.
+func (s *scheduler) regroup(j *job, left []*job) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	j.rest = nil
+	if len(left) == 0 {
+		return
+	}
+	if lead := left[0]; lead != j {
+		j.delivery, j.with, j.size = lead.delivery, lead.with, lead.size
+	}
+	j.rest = left[1:]
+}
+
+// some says whether one of the deliveries that a job is matches.
+func (j *job) some(match func(*job) bool) bool { return match(j) || slices.ContainsFunc(j.rest, match) }
 
 // jobs is how many deliveries a job is.
 func (j *job) jobs() int { return 1 + len(j.rest) }

@@ -8,7 +8,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/callstream/callstream/pkg/kafka"
 	"github.com/callstream/callstream/subscription"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"pgregory.net/rapid"
 )
 
@@ -151,5 +153,44 @@ func TestWaitingMembersAreGivenBack(t *testing.T) {
 	rest := s.remove(sh, time.Now(), func(*job) bool { return true })
 	if len(rest) != 1 || rest[0] != all[6] || len(sh.open) != 0 {
 		t.Errorf("%d were left in the batch that waited", len(rest))
+	}
+}
+
+// P-01: a record that holds its window back is found in whichever batch it is: one in flight, queued, or waiting for more,
+// also behind the first member.
+func TestTheHeadOfAWindowMayBeAMember(t *testing.T) {
+	for _, place := range []string{"in flight", "queued", "waiting"} {
+		s := testScheduler(1, 100, func(*job) {})
+		s.stopped = true // no workers
+		sh := s.shardOf(shardKey{subscription: "a"}, limits{inFlight: 1, batch: &subscription.Batch{MaxEvents: 3, MaxWait: subscription.Duration(time.Hour)}})
+		at := func(offset int64) *job {
+			j := &job{shard: sh, joins: true, size: 10}
+			j.task = &kafka.Task{Record: &kgo.Record{Topic: "t", Offset: offset}}
+			return j
+		}
+		now := time.Now()
+		push := func(offsets ...int64) {
+			for _, offset := range offsets {
+				s.push(sh, at(offset), now)
+			}
+		}
+		parked, cut := 0, 0
+		switch place {
+		case "in flight":
+			push(90, 10, 91) // is taken as one job; behind it, 30 waits
+			s.begin(sh.pop(false), now.Add(-time.Minute))
+			push(30)
+			parked, cut = 1, 1
+		case "queued":
+			push(90, 10, 91, 30)
+			parked = 2
+		case "waiting":
+			push(90, 10)
+			parked = 1
+		}
+		queued, flying := s.oldest(kafka.Pressure{TopicPartition: kafka.TopicPartition{Topic: "t"}, Watermark: 10, Span: 80}, now)
+		if len(queued) != parked || len(flying) != cut {
+			t.Errorf("%s: %d parked, %d to be cut off, want %d and %d", place, len(queued), len(flying), parked, cut)
+		}
 	}
 }

@@ -124,7 +124,7 @@ func TestFrequencySkipsFurtherEvents(t *testing.T) {
 	sent := r.deliver("sub_1", 40, func(d *event.Delivery) { d.CallID = fmt.Sprint("c-", r.serial%2) })
 	log := r.read(topic.Attempts)
 	skipped := map[string]int{}
-	for _, a := range decoded[event.Attempt](r, log, 42) {
+	for _, a := range decoded[event.Attempt](r, log, 38+2*3) {
 		switch {
 		case a.Outcome == outcomeSkipped && a.Reason == "frequency" && a.Attempt == 0:
 			skipped[a.DeliveryID]++

@@ -78,7 +78,7 @@ func (s *scheduler) oldest(p kafka.Pressure, now time.Time) (queued, flying []*j
 	for sh := range s.partitions[p.Partition] {
 		holds := false
 		for _, j := range sh.flying {
-			if eighth(j) {
+			if j.some(eighth) {
 				holds = true
 				if now.Sub(j.began) >= headAge {
 					flying = append(flying, j)

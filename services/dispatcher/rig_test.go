@@ -290,7 +290,8 @@ func (r *rig) done() {
 			if o, ok := committed.Lookup(end.Topic, end.Partition); ok {
 				at = o.At
 			}
-			if at < end.Offset {
+			// An answer from before the topics were made tells nothing.
+			if end.Err != nil || at < end.Offset {
 				behind++
 			}
 		})

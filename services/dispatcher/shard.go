@@ -133,9 +133,15 @@ func (sh *shard) requests() int { return sh.first.len() + sh.later.len() }
 // taken is how many places of the queue are taken.
 func (sh *shard) taken() int { return sh.queued() + sh.held }
 
-// holds says whether a job in the queue matches.
+// holds says whether a job that waits matches, or any member of a batch that does.
 func (sh *shard) holds(match func(*job) bool) bool {
-	return slices.ContainsFunc(sh.first.jobs[sh.first.head:], match) || slices.ContainsFunc(sh.later.jobs[sh.later.head:], match)
+	some := func(j *job) bool { return j.some(match) }
+	for _, b := range sh.open {
+		if slices.ContainsFunc(b.jobs, match) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(sh.first.jobs[sh.first.head:], some) || slices.ContainsFunc(sh.later.jobs[sh.later.head:], some)
 }
 
 // limit is how many records may wait: what the endpoint is expected to take, and its rate limit to allow, within keepUp;
