@@ -58,7 +58,7 @@ func newRigOn(t testing.TB, target kafkatest.Target, change func(*Config, []topi
 	}
 	r.codec = event.NewCodec(r.registry)
 	if r.client, err = kgo.NewClient(kgo.SeedBrokers(target.Brokers...), kgo.RecordPartitioner(kgo.ManualPartitioner()),
-		kgo.ProducerBatchMaxBytes(8<<20)); err != nil {
+		kgo.ProducerBatchMaxBytes(8<<20), kgo.MetadataMinAge(10*time.Millisecond)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.client.Close)
