@@ -51,10 +51,11 @@ type streamed struct {
 	close context.CancelFunc
 }
 
-func (h *harness) stream(call string, header ...string) *streamed {
+// stream follows the answers to call c-1.
+func (h *harness) stream(header ...string) *streamed {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), 30*time.Second)
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, h.url+"/v1/calls/"+call+"/responses", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, h.url+"/v1/calls/c-1/responses", nil)
 	require.NoError(h.t, err)
 	req.Header.Set("Accept", "text/event-stream")
 	if h.key != "" {
@@ -117,7 +118,7 @@ func TestResponsesAreListedAndStreamed(t *testing.T) {
 	require.Equal(t, map[string]any{"success": true, "contact": map[string]any{"id": "1"}}, page.Items[1]["answer"])
 	require.Equal(t, []any{"nonsense", "it is not JSON", false}, []any{page.Items[0]["body"], page.Items[0]["problem"], page.Items[0]["valid"]})
 
-	s := h.stream("c-1")
+	s := h.stream()
 	require.Equal(t, http.StatusOK, s.resp.StatusCode)
 	require.Equal(t, "text/event-stream", s.resp.Header.Get("Content-Type"))
 	first := s.is("msg_1")
@@ -130,9 +131,9 @@ func TestResponsesAreListedAndStreamed(t *testing.T) {
 
 	// Who comes back is sent what came since, and nothing twice.
 	h.answered("default", "c-1", "msg_4", `{}`, true)
-	again := h.stream("c-1", "Last-Event-ID", last)
+	again := h.stream("Last-Event-ID", last)
 	again.is("msg_4")
-	behind := h.stream("c-1", "Last-Event-ID", first)
+	behind := h.stream("Last-Event-ID", first)
 	for _, want := range []string{"msg_2", "msg_3", "msg_4"} {
 		behind.is(want)
 	}
@@ -192,7 +193,7 @@ func TestResponsesOfWhichCalls(t *testing.T) {
 	require.JSONEq(t, `{"items":[],"next_cursor":null}`, string(h.do("GET", "/v1/calls/c-silent/responses", "").is(200).body))
 	h.do("GET", "/v1/calls/c-none/responses", "").problem(http.StatusNotFound)
 	h.do("GET", "/v1/calls/c-none/responses", "", "Accept", "text/event-stream").problem(http.StatusNotFound)
-	first := h.stream("c-1")
+	first := h.stream()
 	first.is("msg_1")
 
 	// A tenant has half of the streams.
@@ -213,7 +214,7 @@ func TestResponsesOfWhichCalls(t *testing.T) {
 		defer h.svc.tail.mu.Unlock()
 		return h.svc.tail.count == 0
 	}, 20*time.Second, 5*time.Millisecond, "a reader that went away still has its place")
-	h.stream("c-1").is("msg_1")
+	h.stream().is("msg_1")
 }
 
 // A console that has only just begun streams what was answered before, as soon as its history has it.
@@ -228,7 +229,7 @@ func TestAStreamWaitsForTheHistory(t *testing.T) {
 	h.awaitReady()
 	var s *streamed
 	require.Eventually(t, func() bool {
-		s = h.stream("c-1")
+		s = h.stream()
 		return s.resp.StatusCode == http.StatusOK // not before the call or an answer is known, and the topic's end
 	}, 20*time.Second, 20*time.Millisecond)
 	s.is("msg_1")
