@@ -63,7 +63,8 @@ func (w *worker) batch(j *job) {
 		case !mayJoin(d):
 			one.joins = false
 			apart = append(apart, one)
-		case len(in) > 0 && !alike(in[0].Delivery, d):
+		case len(in) > 0 && (!alike(in[0].Delivery, d) || t.route(in[0].EventType) != to.route(d.EventType)):
+			// The version that is in force now may send them to different places.
 			apart = append(apart, one)
 		default:
 			t = to

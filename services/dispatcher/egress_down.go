@@ -128,9 +128,11 @@ func (s *scheduler) probe() {
 	}
 	s.probes.Reset(probeEvery)
 	var best *shard
-	for sh := s.ready.first; sh != nil; sh = sh.after {
-		if best == nil || sh.unheard < best.unheard {
-			best = sh
+	for _, r := range []*ring{&s.ready, &s.crowded, &s.retrying} {
+		for sh := r.first; sh != nil; sh = sh.after {
+			if best == nil || sh.unheard < best.unheard {
+				best = sh
+			}
 		}
 	}
 	if best == nil {

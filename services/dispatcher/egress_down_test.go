@@ -113,6 +113,26 @@ func TestAPauseHoldsEverythingBack(t *testing.T) {
 	})
 }
 
+// A breaker that is open when the pause begins keeps nothing back for its length: what waits behind it may be all there is
+// to try, and nothing but an answer ends the pause.
+func TestAPauseEndsBehindAnOpenBreaker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sent := make(chan string, 1)
+		s := testScheduler(8, 13, func(j *job) { sent <- j.shard.subscription })
+		s.shardOf(shardKey{subscription: "broken"}, limits{inFlight: 1}).breaker.open(time.Now(), 0)
+		s.pause()
+		got := make(chan admission, 1)
+		go func() { got <- s.submit(t.Context(), submitTo(s, "broken", 1, 0), 0) }()
+		time.Sleep(3 * probeEvery)
+		synctest.Wait()
+		if len(got) != 1 || len(sent) != 1 {
+			t.Fatalf("%d admitted, %d tried", len(got), len(sent))
+		}
+		s.resume()
+		s.stop()
+	})
+}
+
 // P-01: through the dispatcher: nobody can be reached, then somebody can.
 func TestDeliveriesWaitForOurOwnNetwork(t *testing.T) {
 	r := newRig(t, nil)

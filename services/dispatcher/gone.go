@@ -12,20 +12,40 @@ import (
 type gone struct {
 	mu    sync.RWMutex
 	until map[string]asOf // when it was found, and up to which version
+	// unsure are those that only this process knows of, because the signal was not read yet.
+	unsure map[string]struct{}
 }
 
-// add says that a subscription is disabled up to a version; false where that was known.
-func (g *gone) add(id string, version int64, at time.Time) bool {
+// add says that a subscription is disabled up to a version; false where that was known. It is sure when the signal was
+// read.
+func (g *gone) add(id string, version int64, at time.Time, sure bool) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if sure {
+		delete(g.unsure, id)
+	}
 	if old, ok := g.until[id]; ok && old.version >= version && !at.After(old.at) {
 		return false
 	}
 	if g.until == nil {
-		g.until = map[string]asOf{}
+		g.until, g.unsure = map[string]asOf{}, map[string]struct{}{}
 	}
 	g.until[id] = asOf{version, at}
+	if !sure {
+		g.unsure[id] = struct{}{}
+	}
 	return true
+}
+
+// retract forgets what only this process knows: the partition is lost whose delivery showed it, maybe before the signal was
+// written, and its next owner finds out for itself.
+func (g *gone) retract(id string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if _, ok := g.unsure[id]; ok {
+		delete(g.unsure, id)
+		delete(g.until, id)
+	}
 }
 
 // covers says whether that version of a subscription is disabled.
@@ -45,6 +65,7 @@ func (g *gone) drop(c *subscription.Compiled) {
 	defer g.mu.Unlock()
 	if d, ok := g.until[c.ID]; ok && !d.covers(c) {
 		delete(g.until, c.ID)
+		delete(g.unsure, c.ID)
 	}
 }
 

@@ -17,14 +17,21 @@ type ownedPartitions struct {
 
 // owned is one of them.
 type owned struct {
-	topics map[string]struct{}
+	topics map[string]assignment
 	// since is when the first of its topics was assigned: what a limit allowed before that may have been used by another
 	// dispatcher.
 	since time.Time
 }
 
-// assigned takes a topic's partition.
-func (o *ownedPartitions) assigned(_ context.Context, a kafka.Assignment) error {
+// assignment is one of its topics.
+type assignment struct {
+	ctx    context.Context // ends when it is to be given up
+	giveUp func()          // runs once
+}
+
+// assigned takes a topic's partition. When ctx ends it is to be given up, and giveUp is called, once, and before lost
+// returns: later it could mean the partition's next assignment. It may be assigned twice under one ctx.
+func (o *ownedPartitions) assigned(ctx context.Context, a kafka.TopicPartition, giveUp func()) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	number := o.numbers[a.Partition]
@@ -32,11 +39,15 @@ func (o *ownedPartitions) assigned(_ context.Context, a kafka.Assignment) error 
 		if o.numbers == nil {
 			o.numbers = map[int32]*owned{}
 		}
-		number = &owned{topics: map[string]struct{}{}, since: time.Now()}
+		number = &owned{topics: map[string]assignment{}, since: time.Now()}
 		o.numbers[a.Partition] = number
 	}
-	number.topics[a.Topic] = struct{}{}
-	return nil
+	if number.topics[a.Topic].ctx == ctx {
+		return // it is prepared once more
+	}
+	giveUp = sync.OnceFunc(giveUp)
+	number.topics[a.Topic] = assignment{ctx, giveUp}
+	context.AfterFunc(ctx, giveUp)
 }
 
 // sinceWhen is when a partition number was assigned: now, where it isn't.
@@ -56,6 +67,11 @@ func (o *ownedPartitions) lost(tp kafka.TopicPartition) bool {
 	number := o.numbers[tp.Partition]
 	if number == nil {
 		return false
+	}
+	if was := number.topics[tp.Topic]; was.giveUp != nil {
+		o.mu.Unlock()
+		was.giveUp()
+		o.mu.Lock()
 	}
 	if delete(number.topics, tp.Topic); len(number.topics) > 0 {
 		return false

@@ -212,12 +212,17 @@ func (s *scheduler) submit(ctx context.Context, j *job, patience time.Duration) 
 			// Where it went would be no better, and it would go there for nothing it has done.
 			resumed := s.paused
 			s.mu.Unlock()
+			// A breaker lets one through again while the pause lasts, and that one may be the probe that ends it.
+			look := time.NewTimer(min(max(until.Sub(now), time.Millisecond), probeEvery))
 			select {
 			case <-resumed:
-				continue
+			case <-look.C:
 			case <-ctx.Done():
+				look.Stop()
 				return closing
 			}
+			look.Stop()
+			continue
 		}
 		if why != admitted {
 			s.mu.Unlock()
@@ -524,12 +529,11 @@ func (s *scheduler) run() {
 		s.begin(j, now)
 		s.mu.Unlock()
 
-		start := time.Now()
 		work(j)
 		now = time.Now()
 
 		s.mu.Lock()
-		if c := s.finish(j, now.Sub(start), now); c != nil && s.changed != nil {
+		if c := s.finish(j, now); c != nil && s.changed != nil {
 			s.mu.Unlock()
 			s.changed(c)
 			now = time.Now()
@@ -571,7 +575,7 @@ func (s *scheduler) makeRoom(sh *shard, now time.Time) {
 }
 
 // finish counts a job as done, and returns what that changes; the lock is held.
-func (s *scheduler) finish(j *job, took time.Duration, now time.Time) *change {
+func (s *scheduler) finish(j *job, now time.Time) *change {
 	sh := j.shard
 	s.busy--
 	if j.late {
@@ -594,11 +598,10 @@ func (s *scheduler) finish(j *job, took time.Duration, now time.Time) *change {
 		sh.members += len(j.rest)
 		s.waiting += j.jobs()
 	} else {
-		sh.lastDone = now
-		if j.took > 0 {
-			took = j.took
+		if j.took > 0 { // what was not sent says nothing of the endpoint
+			sh.lastDone = now
+			sh.learn(j.took)
 		}
-		sh.learn(took)
 	}
 	c := s.react(sh, j.came, now)
 	s.account(sh)

@@ -13,7 +13,15 @@ import (
 
 // testScheduler runs jobs whose work the test decides.
 func testScheduler(workers, share int, work func(*job)) *scheduler {
-	return newScheduler(schedulerConfig{workers: workers, share: share, newWork: func() func(*job) { return work }})
+	return newScheduler(schedulerConfig{workers: workers, share: share, newWork: func() func(*job) {
+		return func(j *job) {
+			begin := time.Now()
+			work(j)
+			if j.took == 0 {
+				j.took = max(time.Since(begin), 1)
+			}
+		}
+	}})
 }
 
 func submitTo(s *scheduler, id string, maxInFlight int, n int) *job {

@@ -367,12 +367,12 @@ func (s *Service) shardOf(j *job) *shard {
 // assigned takes a topic's partition. What waits of it when it is given up goes back at once: it would only wait for the
 // end of what its endpoints have in flight, or for a rate limit.
 func (s *Service) assigned(ctx context.Context, a kafka.Assignment) error {
-	context.AfterFunc(ctx, func() {
+	s.owned.assigned(ctx, a.TopicPartition, func() {
 		s.sequencers.stop(a.TopicPartition)
 		s.scheduler.abandon(a.Partition)
 	})
-	if err := s.owned.assigned(ctx, a); err != nil || a.Topic != topic.Ordered {
-		return err
+	if a.Topic != topic.Ordered {
+		return nil
 	}
 	return s.sequencers.begin(ctx, a)
 }
@@ -432,7 +432,7 @@ func (s *Service) applySignal(r *kgo.Record) {
 	switch signal.Kind {
 	case signalDisable:
 		if !known || (asOf{signal.SubscriptionVersion, signal.At}).covers(c) {
-			s.gone.add(signal.SubscriptionID, signal.SubscriptionVersion, signal.At)
+			s.gone.add(signal.SubscriptionID, signal.SubscriptionVersion, signal.At, true)
 		}
 	case signalFailing, signalRecover:
 		if !known || (asOf{signal.SubscriptionVersion, r.Timestamp}).covers(c) || c.Subscription != nil && !c.Subscription.FailingSince.IsZero() {

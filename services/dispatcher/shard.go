@@ -165,7 +165,7 @@ func (sh *shard) limit(share int, now time.Time) int {
 
 // learn takes into account how long an attempt took.
 func (sh *shard) learn(took time.Duration) {
-	if took = max(took, 1); sh.took == 0 {
+	if sh.took == 0 {
 		sh.took = took
 	} else {
 		sh.took += (took - sh.took) / 16

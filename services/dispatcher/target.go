@@ -21,6 +21,9 @@ type target struct {
 	compiled *subscription.Compiled
 }
 
+// route is the URL that events of a type go to.
+func (t *target) route(eventType string) string { return t.compiled.Subscription.RouteFor(eventType) }
+
 // current returns the target for that version, nil where there is none that serves.
 func (s *subscriptionState) current(c *subscription.Compiled) *target {
 	if t := s.target.Load(); t != nil && t.compiled == c && !t.Expired() {
@@ -63,6 +66,8 @@ func (s *Service) targetOf(sh *shard, c *subscription.Compiled) (*target, error)
 	}
 	t := &target{Target: prepared, compiled: c}
 	sh.sub.replace(t)
-	s.scheduler.setLimits(sh, limitsOf(c.Subscription))
+	if newest, ok := s.book.Get(c.ID); ok && newest == c {
+		s.scheduler.setLimits(sh, limitsOf(c.Subscription))
+	}
 	return t, nil
 }

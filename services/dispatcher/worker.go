@@ -486,7 +486,8 @@ func (s *Service) hop(d *delivery, now time.Time) {
 
 // disable obeys here what the console is asked to record: nothing more is sent to a subscription.
 func (s *Service) disable(f *follow, d *event.Delivery, version int64, signal *event.Signal) {
-	if s.gone.add(d.SubscriptionID, version, signal.At) {
+	if id := d.SubscriptionID; s.gone.add(id, version, signal.At, false) {
+		context.AfterFunc(f.task.Context(), func() { s.gone.retract(id) })
 		s.metrics.disabled.Add(1)
 		s.log.Info("a subscription is disabled", zap.String("tenant", d.Tenant), zap.String("subscription", d.SubscriptionID),
 			zap.String("reason", signal.Reason), zap.String("detail", signal.Detail))
