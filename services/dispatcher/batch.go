@@ -65,6 +65,7 @@ func (w *worker) batch(j *job) {
 			apart = append(apart, one)
 		case len(in) > 0 && (!alike(in[0].Delivery, d) || t.route(in[0].EventType) != to.route(d.EventType)):
 			// The version that is in force now may send them to different places.
+			one.with.route = to.route(d.EventType)
 			apart = append(apart, one)
 		default:
 			t = to

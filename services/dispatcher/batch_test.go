@@ -218,6 +218,41 @@ func TestBatchesLeaveOut(t *testing.T) {
 	r.done()
 }
 
+// Members that waited over a change of routes go where the version in force now sends each of them.
+func TestABatchFollowsItsRoutes(t *testing.T) {
+	r := newRig(t, nil)
+	hook := receiver(t, nil)
+	r.feed(subscribed(t, "sub_1", hook.URL(), inBatches(3, time.Hour)))
+	run := r.start()
+	of := func(eventType string) *event.Delivery {
+		return r.deliver("sub_1", 1, func(d *event.Delivery) { d.EventType = eventType })[0]
+	}
+	started, ended := []*event.Delivery{of("call.started")}, []*event.Delivery{of("call.ended")}
+	until(t, "both wait", func() bool { return run.scheduler.load().waiting == 2 })
+	offset := r.feed(subscribed(t, "sub_1", hook.URL(), func(s *subscription.Subscription) {
+		inBatches(3, time.Hour)(s)
+		s.Version, s.Request.Routes = 2, map[string]string{"call.ended": "/ended"}
+	}))
+	if err := run.WaitApplied(patiently(t), offset); err != nil {
+		t.Fatal(err)
+	}
+	started = append(started, of("call.started"))
+	waitFor(t, hook, 1)
+	ended = append(ended, of("call.ended"), of("call.ended"))
+	waitFor(t, hook, 2)
+	for i, want := range []struct {
+		path string
+		of   []*event.Delivery
+	}{{"/", started}, {"/ended", ended}} {
+		got := hook.Requests()[i]
+		if got.Path != want.path {
+			t.Errorf("request %d went to %s, want %s", i, got.Path, want.path)
+		}
+		checkBatch(t, got, want.of, 1)
+	}
+	r.done()
+}
+
 // A batch has events of one route and one replay; CloudEvents have a content type of their own.
 func TestBatchesAreOfAKind(t *testing.T) {
 	r := newRig(t, nil)
