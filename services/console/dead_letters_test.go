@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -350,6 +351,13 @@ func TestAMemberOfABatchIsRetriedWithIt(t *testing.T) {
 		},
 	}
 	h.produceRecord(tier, batch)
+	// One whose batch was sent for the first time: its own record is what was read.
+	third, lane := event.DeliveryID("default", "api", "evt_3", sub), topic.Lane(topic.DefaultLane)
+	h.produceRecord(lane, &event.Delivery{ID: third, Tenant: "default", SubscriptionID: sub, EventID: "evt_3", Body: []byte("3")})
+	h.produceRecord(topic.Attempts, &event.Attempt{
+		DeliveryID: third, Tenant: "default", SubscriptionID: sub, SubscriptionVersion: 1, EventID: "evt_3", EventType: "call.ended", Source: "api", Attempt: 1,
+		Outcome: "retry", Reason: "http_5xx", StartedAt: time.Now(), HTTPStatus: 503, BodyTopic: lane, BatchID: event.BatchID(third),
+	})
 	for id, name := range map[string]string{one: "evt_1", other: "evt_2"} {
 		h.produceRecord(topic.Attempts, &event.Attempt{
 			DeliveryID: id, Tenant: "default", SubscriptionID: sub, SubscriptionVersion: 1, EventID: name, EventType: "call.ended", Source: "api", Attempt: 1,
@@ -357,12 +365,70 @@ func TestAMemberOfABatchIsRetriedWithIt(t *testing.T) {
 		})
 	}
 	require.NoError(t, h.svc.project.CaughtUp(t.Context()))
+	require.Contains(t, h.do("POST", "/v1/deliveries/"+third+"/retry", "").problem(http.StatusConflict).Detail, event.BatchID(third))
+	require.EqualValues(t, 1, h.end(lane))
 	now := as202[retried](h.do("POST", "/v1/deliveries/"+other+"/retry", ""))
 	require.Equal(t, "attempt", now.Action)
-	back := h.at(topic.Lane(topic.DefaultLane), 0)
+	back := h.at(lane, 1)
 	require.Equal(t, h.at(tier, 0).Value, back.Value)
 	require.Equal(t, now.RedriveID, kafka.Header(back, kafka.HeaderRedrive))
 	require.NoError(t, h.svc.project.CaughtUp(t.Context()))
 	require.Equal(t, "redriven", h.do("GET", "/v1/deliveries/"+other, "").str("reason"))
 	require.Equal(t, "http_5xx", h.do("GET", "/v1/deliveries/"+one, "").str("reason"))
+
+	// Nobody is asked to try again what was sent, and only not told.
+	h.takesUpTo(topic.Attempts, 100)
+	require.Equal(t, "attempt", as202[retried](h.do("POST", "/v1/deliveries/"+one+"/retry", "")).Action)
+	require.EqualValues(t, 3, h.end(lane))
+}
+
+// takesUpTo makes a topic refuse larger records.
+func (h *harness) takesUpTo(name string, bytes int) {
+	h.t.Helper()
+	answers, err := kadm.NewClient(h.producer.Client()).AlterTopicConfigs(h.t.Context(), []kadm.AlterConfig{{Name: "max.message.bytes", Value: kadm.StringPtr(strconv.Itoa(bytes))}}, name)
+	require.NoError(h.t, err)
+	for _, a := range answers {
+		require.NoError(h.t, a.Err)
+	}
+}
+
+// P-08: while the history can't be told, what was put back is not put back again, and of what is not put back it is told
+// nothing.
+func TestARedriveIsSentOnceAndTold(t *testing.T) {
+	h := startOnKafka(t, keepingAll)
+	sub, lane := h.active(endpoint(t, obliging)), topic.Lane(topic.DefaultLane)
+	h.dies(sub, "evt_1", nil)
+	require.NoError(t, h.svc.project.CaughtUp(t.Context()))
+	h.takesUpTo(topic.Attempts, 100)
+	asked := as202[redriveDocument](h.do("POST", "/v1/dlq:redrive", `{"filter":{}}`))
+	require.Eventually(t, func() bool { return strings.Count(h.logs.String(), "a redrive has to wait") > 1 }, 20*time.Second, 5*time.Millisecond)
+	require.Equal(t, 1, as[redriveDocument](h.do("GET", "/v1/redrives/"+asked.ID, "")).Left)
+	h.takesUpTo(topic.Attempts, 1<<20)
+	require.Equal(t, 1, h.ended(asked.ID).Done)
+	require.EqualValues(t, 1, h.end(lane))
+	require.EqualValues(t, 1, h.end(topic.Attempts))
+
+	h.takesUpTo(lane, 100)
+	asked = as202[redriveDocument](h.do("POST", "/v1/dlq:redrive", `{"ids":["dlq_0_0"]}`))
+	done := h.ended(asked.ID)
+	require.Equal(t, []any{1, map[string]int{"too_large": 1}}, []any{done.Failed, done.Reasons})
+	require.EqualValues(t, 1, h.end(topic.Attempts))
+}
+
+// P-08: letters that can't be read for now don't hold up those behind them.
+func TestARedrivePassesByWhatCannotBeRead(t *testing.T) {
+	h := startOnKafka(t, keepingAll)
+	sub := h.active(endpoint(t, obliging))
+	for i := range 2 {
+		h.dies(sub, fmt.Sprintf("evt_%d", i), func(l *event.DeadLetter) {
+			l.OriginalValue = []byte{0, 0, 0, 0, 99, 1} // the registry does not answer for that schema
+		})
+	}
+	for i := range 3 {
+		h.dies(sub, fmt.Sprintf("evt_%d", 2+i), nil)
+	}
+	require.NoError(t, h.svc.project.CaughtUp(t.Context()))
+	asked := as202[redriveDocument](h.do("POST", "/v1/dlq:redrive", `{"filter":{},"rate":20}`))
+	require.Eventually(t, func() bool { return as[redriveDocument](h.do("GET", "/v1/redrives/"+asked.ID, "")).Done == 3 }, 20*time.Second, 10*time.Millisecond)
+	require.Equal(t, 2, as[redriveDocument](h.do("GET", "/v1/redrives/"+asked.ID, "")).Left)
 }

@@ -54,7 +54,8 @@ const (
 
 // redriver puts deliveries back: dead letters whose redrive was asked for, and those that are retried by hand. One process
 // at a time works off what is stored. It marks a letter as put back when the brokers have acknowledged it, so that a
-// process that dies repeats what was on its way, under the same webhook-id, and loses none.
+// process that dies repeats what was on its way, under the same webhook-id, and loses none. A process that goes on repeats
+// nothing that a lane has taken.
 type redriver struct {
 	log      *zap.Logger
 	codec    *event.Codec
@@ -62,10 +63,26 @@ type redriver struct {
 	producer *kafka.Producer
 	now      func() time.Time
 	wake     chan struct{}
+	turns    map[string]*turn // of the redrives that run; whoever leads has it
 
 	mu     sync.Mutex
 	lanes  map[string]int // partitions of the topics that exist
 	looked time.Time
+}
+
+// turn is how far a redrive is.
+type turn struct {
+	next time.Time // when it goes on
+	// The place with which it goes on: letters that could not be put back are passed by until all others had their turn.
+	partition int32
+	offset    int64
+	// kept are letters that their lanes have taken, and of which the history or the store has not been told.
+	kept []*returned
+}
+
+// has says whether the letter is among those that are kept.
+func (t *turn) has(item storage.RedriveItem) bool {
+	return slices.ContainsFunc(t.kept, func(o *returned) bool { return o.item.Partition == item.Partition && o.item.Offset == item.Offset })
 }
 
 func newRedriver(cfg kafka.Config, codec *event.Codec, records recordReader, log *zap.Logger, now func() time.Time) (*redriver, error) {
@@ -74,7 +91,7 @@ func newRedriver(cfg kafka.Config, codec *event.Codec, records recordReader, log
 	if err != nil {
 		return nil, err
 	}
-	return &redriver{log: log.Named("redrive"), codec: codec, records: records, producer: producer, now: now, wake: make(chan struct{}, 1)}, nil
+	return &redriver{log: log.Named("redrive"), codec: codec, records: records, producer: producer, now: now, wake: make(chan struct{}, 1), turns: map[string]*turn{}}, nil
 }
 
 func (r *redriver) close() { r.producer.Close() }
@@ -106,13 +123,12 @@ func (r *redriver) run(ctx context.Context, store *storage.Store) error {
 
 // lead works off all redrives, some letters of each in turn, until the end of the lead.
 func (r *redriver) lead(ctx context.Context, store *storage.Store) error {
-	turns := map[string]time.Time{} // when each goes on
 	for {
 		running, err := store.RunningRedrives(ctx)
 		if err != nil {
 			return err
 		}
-		maps.DeleteFunc(turns, func(id string, _ time.Time) bool {
+		maps.DeleteFunc(r.turns, func(id string, _ *turn) bool {
 			return !slices.ContainsFunc(running, func(one storage.Redrive) bool { return one.ID == id })
 		})
 		rest := redrivePoll
@@ -121,19 +137,24 @@ func (r *redriver) lead(ctx context.Context, store *storage.Store) error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			if wait := turns[one.ID].Sub(r.now()); wait > 0 {
+			t := r.turns[one.ID]
+			if t == nil {
+				t = &turn{}
+				r.turns[one.ID] = t
+			}
+			if wait := t.next.Sub(r.now()); wait > 0 {
 				rest = min(rest, wait)
 				continue
 			}
 			began := r.now()
-			n, err := r.step(ctx, store, one)
+			n, err := r.step(ctx, store, one, t)
 			wait := time.Duration(n) * time.Second / time.Duration(one.Rate)
 			if err != nil {
 				r.log.Warn("a redrive has to wait", zap.String("redrive", one.ID), zap.Error(err))
 				wait = redriveRest
 			}
-			turns[one.ID] = began.Add(wait)
-			rest = max(min(rest, turns[one.ID].Sub(r.now())), 0)
+			t.next = began.Add(wait)
+			rest = max(min(rest, t.next.Sub(r.now())), 0)
 		}
 		timer := time.NewTimer(rest)
 		select {
@@ -150,18 +171,39 @@ func (r *redriver) lead(ctx context.Context, store *storage.Store) error {
 
 // step puts the next letters of a redrive back, and returns how many it took up. What it began it ends, also when ctx does
 // meanwhile: else it would be repeated.
-func (r *redriver) step(ctx context.Context, store *storage.Store, redrive *storage.Redrive) (int, error) {
-	items, err := store.RedriveWaiting(ctx, redrive.ID, max(1, min(redrive.Rate/redriveBatches, redriveBatch)))
+func (r *redriver) step(ctx context.Context, store *storage.Store, redrive *storage.Redrive, t *turn) (int, error) {
+	limit := max(1, min(redrive.Rate/redriveBatches, redriveBatch))
+	items, err := store.RedriveWaiting(ctx, redrive.ID, t.partition, t.offset, limit)
 	if err != nil {
 		return 0, err
 	}
+	// Those that are kept count too, so that a crash repeats no more than a batch.
+	room := limit - len(t.kept)
+	last := len(items) < limit // the next step begins with the first place again
+	items = slices.DeleteFunc(items, t.has)
+	if len(items) > room {
+		items, last = items[:room], false
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), redriveTimeout)
 	defer cancel()
-	returned, failed := r.read(ctx, redrive, items)
-	r.send(ctx, returned)
+	all, failed := r.read(ctx, redrive, items)
+	switch {
+	case last:
+		t.partition, t.offset = 0, 0
+	case len(items) > 0:
+		passed := items[len(items)-1]
+		t.partition, t.offset = passed.Partition, passed.Offset+1
+	}
+	for _, one := range t.kept {
+		one.err = nil
+	}
+	all = append(t.kept, all...)
+	r.send(ctx, all)
+	// Those that the store does not know to be done are not sent again for that.
+	t.kept = slices.DeleteFunc(slices.Clone(all), func(o *returned) bool { return !o.taken() })
 	settled := make([]storage.RedriveItem, 0, len(items))
 	commands := map[string]*event.Replay{} // by subscription
-	for _, one := range returned {
+	for _, one := range all {
 		if one.err != nil {
 			failed = errors.Join(failed, one.err)
 			continue // it stays where it is
@@ -184,20 +226,23 @@ func (r *redriver) step(ctx context.Context, store *storage.Store, redrive *stor
 	if err := store.SettleRedrive(ctx, redrive.ID, settled, asked); err != nil {
 		return 0, err
 	}
-	if len(settled) == 0 {
-		return 0, failed
-	}
-	return len(items), failed
+	t.kept = slices.DeleteFunc(t.kept, func(o *returned) bool { return o.err == nil })
+	return len(settled), failed
 }
 
 // returned is one delivery on its way back.
 type returned struct {
 	item   storage.RedriveItem
-	record *kgo.Record        // for its lane; nil where its event is replayed
+	record *kgo.Record        // for its lane; nil where it has been taken, or its event is replayed
 	replay *event.ReplayEvent // the event to be rendered anew
 	mark   event.Attempt      // tells the history
+	note   *kgo.Record        // the mark as it is written
+	told   bool               // the history has it
 	err    error              // worth another try
 }
+
+// taken says whether its lane has it, or only the history is left to be told.
+func (o *returned) taken() bool { return o.note != nil && o.record == nil }
 
 // fail says why the letter can't be put back.
 func (o *returned) fail(reason, detail string) {
@@ -322,37 +367,52 @@ func (o *returned) unread(err error) {
 	}
 }
 
-// send writes deliveries and their marks, and waits for all of them.
+// send writes deliveries, and then the marks of those that their lanes have taken: of one that is not sent the history is
+// told nothing, and one that is sent is not sent again because the history could not be told.
 func (r *redriver) send(ctx context.Context, all []*returned) {
-	var acknowledged sync.WaitGroup
-	var mu sync.Mutex
+	ready := func(one *returned) bool { return one.err == nil && one.item.State == storage.ItemDone }
 	for _, one := range all {
-		if one.err != nil || one.item.State != storage.ItemDone {
+		if ready(one) && one.note == nil {
+			one.note, one.err = r.marked(ctx, one)
+		}
+	}
+	r.write(ctx, all, func(one *returned) *kgo.Record {
+		if !ready(one) {
+			return nil
+		}
+		return one.record
+	}, func(one *returned, err error) {
+		switch {
+		case err == nil:
+			one.record = nil
+		case errors.Is(err, kafka.ErrTooLarge):
+			one.fail(failedTooLarge, "its lane does not take a record of that size")
+		default:
+			one.err = err // also what is fatal: somebody may mend it
+		}
+	})
+	r.write(ctx, all, func(one *returned) *kgo.Record {
+		if !ready(one) || one.told {
+			return nil
+		}
+		note := *one.note // what was tried is not to be tried again
+		return &note
+	}, func(one *returned, err error) { one.told, one.err = err == nil, err })
+}
+
+// write produces the record that each has, if any, and waits for all of them.
+func (r *redriver) write(ctx context.Context, all []*returned, record func(*returned) *kgo.Record, done func(*returned, error)) {
+	var acknowledged sync.WaitGroup
+	for _, one := range all {
+		rec := record(one)
+		if rec == nil {
 			continue
 		}
-		mark, err := r.marked(ctx, one)
-		if err != nil {
-			one.err = err
-			continue
-		}
-		records := []*kgo.Record{mark}
-		if one.record != nil {
-			records = []*kgo.Record{one.record, mark}
-		}
-		for _, record := range records {
-			acknowledged.Add(1)
-			r.producer.Produce(ctx, record, func(err error) {
-				defer acknowledged.Done()
-				mu.Lock()
-				defer mu.Unlock()
-				switch {
-				case errors.Is(err, kafka.ErrTooLarge) && record == one.record:
-					one.fail(failedTooLarge, "its lane does not take a record of that size")
-				case err != nil:
-					one.err = err // also what is fatal: somebody may mend it
-				}
-			})
-		}
+		acknowledged.Add(1)
+		r.producer.Produce(ctx, rec, func(err error) {
+			defer acknowledged.Done()
+			done(one, err)
+		})
 	}
 	acknowledged.Wait()
 }

@@ -145,6 +145,13 @@ func (a *apiSet) retryNow(ctx context.Context, store *storage.Store, p auth.Prin
 		}
 		return a.away("a delivery can't be read", d, err)
 	}
+	if attempt.BatchID != "" {
+		var sent event.Delivery
+		if err := a.deps.Codec.Decode(ctx, original.Value, &sent); err == nil && len(sent.Members) == 0 {
+			// By itself it would go out a second time, under another id than the batch that was frozen then.
+			return refuse(http.StatusConflict, "it was sent in the batch "+attempt.BatchID+", which is on its way to its next attempt as it is; after that one it can be asked for")
+		}
+	}
 	lanes, err := a.redrive.existing(ctx)
 	if err != nil {
 		return err
@@ -163,6 +170,9 @@ func (a *apiSet) retryNow(ctx context.Context, store *storage.Store, p auth.Prin
 		a.redrive.send(ctx, []*returned{one})
 	}
 	switch {
+	case one.err != nil && one.taken():
+		// It is sent, which its attempt will tell: "try again" would send it once more.
+		a.log.Warn("the history can't be told of a retry", zap.String("delivery", d.ID), zap.Error(one.err))
 	case one.err != nil:
 		return a.away("a delivery can't be put back", d, one.err)
 	case one.item.State != storage.ItemDone:

@@ -201,9 +201,9 @@ func (s *Store) RedriveExplained(ctx context.Context, id string, limit int) ([]R
 	return s.redriveItems(ctx, ` WHERE redrive = ? AND state IN ('failed', 'skipped') ORDER BY number, record_offset LIMIT ?`, id, limit)
 }
 
-// RedriveWaiting returns letters of a redrive whose turn it is now.
-func (s *Store) RedriveWaiting(ctx context.Context, id string, limit int) ([]RedriveItem, error) {
-	return s.redriveItems(ctx, ` WHERE redrive = ? AND state = 'waiting' ORDER BY number, record_offset LIMIT ?`, id, limit)
+// RedriveWaiting returns letters of a redrive that wait, by their places, from a place on.
+func (s *Store) RedriveWaiting(ctx context.Context, id string, partition int32, offset int64, limit int) ([]RedriveItem, error) {
+	return s.redriveItems(ctx, ` WHERE redrive = ? AND state = 'waiting' AND (number, record_offset) >= (?, ?) ORDER BY number, record_offset LIMIT ?`, id, partition, offset, limit)
 }
 
 func (s *Store) redriveItems(ctx context.Context, query string, args ...any) ([]RedriveItem, error) {

@@ -41,9 +41,15 @@ func TestARedriveIsDurable(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, map[string]int{storage.ItemUnderWay: 3}, reasons)
 
-		turn, err := s.RedriveWaiting(ctx, "rdr_1", 2)
+		turn, err := s.RedriveWaiting(ctx, "rdr_1", 0, 0, 2)
 		require.NoError(t, err)
 		require.Equal(t, letters(2), turn)
+		after, err := s.RedriveWaiting(ctx, "rdr_1", 1, 2, 2)
+		require.NoError(t, err)
+		require.Equal(t, letters(4)[2:], after)
+		after, err = s.RedriveWaiting(ctx, "rdr_1", 2, 0, 2)
+		require.NoError(t, err)
+		require.Empty(t, after)
 		turn[0].State, turn[1].State, turn[1].Reason, turn[1].Detail = storage.ItemDone, storage.ItemFailed, "gone", "retention took it"
 		command := event.Replay{ID: "rpl_1", Tenant: "acme", SubscriptionID: "sub_1", Command: "start"}
 		require.NoError(t, s.SettleRedrive(ctx, "rdr_1", turn, []event.Replay{command}))
@@ -57,7 +63,7 @@ func TestARedriveIsDurable(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, running, 1)
 		require.Equal(t, []int{1201, 1, 1, 1}, []int{running[0].Total, running[0].Done, running[0].Failed, running[0].Skipped})
-		rest, err := s.RedriveWaiting(ctx, "rdr_1", 5000)
+		rest, err := s.RedriveWaiting(ctx, "rdr_1", 0, 0, 5000)
 		require.NoError(t, err)
 		require.Len(t, rest, 1198)
 
