@@ -222,6 +222,13 @@ func TestDeletionsGetTombstones(t *testing.T) {
 	require.Zero(t, tombstones())
 	offset.Store(int64(8 * 24 * time.Hour))
 	require.Eventually(t, func() bool { return tombstones() == 1 }, 10*time.Second, 5*time.Millisecond, h.logs)
+	// That it stands on the feed is known once its row is gone. A console that ends before writes it once more.
+	store, err := h.svc.database()
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		left, err := store.Forgettable(t.Context(), storage.KindSubscription, h.deps.Now(), 10)
+		return err == nil && len(left) == 0
+	}, 10*time.Second, 5*time.Millisecond, h.logs)
 	h.stop()
 	h.run()
 	h.awaitReady()

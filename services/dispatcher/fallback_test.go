@@ -72,29 +72,31 @@ func TestADeliveryIsDeadAfterItsFallback(t *testing.T) {
 		status, attempts int
 		reason           string
 	}{{500, 6, reasonExhausted}, {410, 4, reasonGone}, {404, 4, reasonRejected}} {
-		r := newRig(t, nil)
-		primary := receiver(t, hooktest.Always(hooktest.Answer{Status: 503}))
-		fallback := receiver(t, hooktest.Always(hooktest.Answer{Status: c.status}))
-		withFallback(t, r, primary.URL(), fallback.URL())
-		r.start()
-		r.deliver("sub_1", 1, nil)
-		l := decoded[event.DeadLetter](r, r.read(topic.DeadLetters), 1)[0]
-		if l.Reason != c.reason || l.Attempts != c.attempts || l.HTTPStatus != c.status || string(l.OriginalHeaders[kafka.HeaderVia]) != viaFallback {
-			t.Errorf("dead letter: %+v", l)
-		}
-		r.done()
-		exhausted := 0
-		if c.reason == reasonExhausted {
-			exhausted = 1
-		}
-		if events, signals := len(r.read(topic.OwnEvents).wait(exhausted)), len(r.read(topic.Signals).records()); events != exhausted || signals != 0 {
-			t.Errorf("%d: %d events and %d signals", c.status, events, signals)
-		}
-		hold := r.deliver("sub_1", 1, nil)[0]
-		waitFor(t, primary, 4)
-		if got := primary.Requests()[3].ID; got != hold.ID {
-			t.Errorf("after %d, the endpoint got %s", c.status, got)
-		}
+		t.Run(c.reason, func(t *testing.T) {
+			r := newRig(t, nil)
+			primary := receiver(t, hooktest.Always(hooktest.Answer{Status: 503}))
+			fallback := receiver(t, hooktest.Always(hooktest.Answer{Status: c.status}))
+			withFallback(t, r, primary.URL(), fallback.URL())
+			r.start()
+			r.deliver("sub_1", 1, nil)
+			l := decoded[event.DeadLetter](r, r.read(topic.DeadLetters), 1)[0]
+			if l.Reason != c.reason || l.Attempts != c.attempts || l.HTTPStatus != c.status || string(l.OriginalHeaders[kafka.HeaderVia]) != viaFallback {
+				t.Errorf("dead letter: %+v", l)
+			}
+			r.done()
+			exhausted := 0
+			if c.reason == reasonExhausted {
+				exhausted = 1
+			}
+			if events, signals := len(r.read(topic.OwnEvents).wait(exhausted)), len(r.read(topic.Signals).records()); events != exhausted || signals != 0 {
+				t.Errorf("%d: %d events and %d signals", c.status, events, signals)
+			}
+			hold := r.deliver("sub_1", 1, nil)[0]
+			waitFor(t, primary, 4)
+			if got := primary.Requests()[3].ID; got != hold.ID {
+				t.Errorf("after %d, the endpoint got %s", c.status, got)
+			}
+		})
 	}
 }
 
