@@ -258,7 +258,7 @@ func (in *listDeliveries) after() (history.Cursor, error) {
 	id, occurrence, _ := strings.Cut(rest, ":")
 	micros, err := strconv.ParseInt(at, 10, 64)
 	if err != nil || id == "" {
-		return history.Cursor{}, refuse(http.StatusBadRequest, "the cursor is none that this list gave")
+		return history.Cursor{}, errCursor()
 	}
 	return history.Cursor{CreatedAt: time.UnixMicro(micros).UTC(), ID: id, Occurrence: occurrence}, nil
 }
