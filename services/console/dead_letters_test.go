@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -304,8 +306,22 @@ func TestOneDeliveryIsRetried(t *testing.T) {
 	attempt := event.Attempt{DeliveryID: id, Tenant: "default", SubscriptionID: sub, SubscriptionVersion: 1, EventID: "evt_1", EventType: e.Type, Source: "api", CallID: "c-1", Attempt: 1, Outcome: "retry",
 		Reason: "http_5xx", StartedAt: time.Now(), HTTPStatus: 503, BodyTopic: lane, AcceptedAt: e.Time}
 	h.produceRecord(topic.Attempts, &attempt)
-	now := retry()
+	// Asked by several at once, and again when the history has it: it is sent once.
+	var answers [4]answer
+	var asking sync.WaitGroup
+	require.NoError(t, h.svc.project.CaughtUp(t.Context()))
+	for i := range answers {
+		asking.Go(func() { answers[i] = h.do("POST", "/v1/deliveries/"+id+"/retry", "") })
+	}
+	asking.Wait()
+	slices.SortFunc(answers[:], func(a, b answer) int { return a.status - b.status })
+	now := as202[retried](answers[0])
 	require.Equal(t, "attempt", now.Action)
+	require.NoError(t, h.svc.project.CaughtUp(t.Context()))
+	for _, refused := range append(answers[1:], h.do("POST", "/v1/deliveries/"+id+"/retry", "")) {
+		require.Contains(t, refused.problem(http.StatusConflict).Detail, now.RedriveID)
+	}
+	require.EqualValues(t, 2, h.end(lane))
 	back := h.at(lane, 1)
 	require.Equal(t, []string{"1", "1", now.RedriveID}, []string{kafka.Header(back, kafka.HeaderAttempt), kafka.Header(back, kafka.HeaderScheduleFrom), kafka.Header(back, kafka.HeaderRedrive)})
 	require.Equal(t, h.at(lane, 0).Value, back.Value)
@@ -337,7 +353,7 @@ func TestOneDeliveryIsRetried(t *testing.T) {
 }
 
 // P-09, S1-12: of a batch that waits for its next attempt, asking for one member sends the batch as it is, so that the copy
-// that is parked is known to be overtaken; only what was asked for is marked.
+// that is parked is known to be overtaken, and once, whichever members are asked for.
 func TestAMemberOfABatchIsRetriedWithIt(t *testing.T) {
 	h := startOnKafka(t, keepingAll)
 	sub := h.active(endpoint(t, obliging))
@@ -367,19 +383,37 @@ func TestAMemberOfABatchIsRetriedWithIt(t *testing.T) {
 	require.NoError(t, h.svc.project.CaughtUp(t.Context()))
 	require.Contains(t, h.do("POST", "/v1/deliveries/"+third+"/retry", "").problem(http.StatusConflict).Detail, event.BatchID(third))
 	require.EqualValues(t, 1, h.end(lane))
+	// What can't be put back may be asked for again.
+	h.takesUpTo(lane, 100)
+	h.do("POST", "/v1/deliveries/"+one+"/retry", "").problem(http.StatusConflict)
+	h.takesUpTo(lane, 1<<20)
 	now := as202[retried](h.do("POST", "/v1/deliveries/"+other+"/retry", ""))
 	require.Equal(t, "attempt", now.Action)
 	back := h.at(lane, 1)
 	require.Equal(t, h.at(tier, 0).Value, back.Value)
 	require.Equal(t, now.RedriveID, kafka.Header(back, kafka.HeaderRedrive))
-	require.NoError(t, h.svc.project.CaughtUp(t.Context()))
-	require.Equal(t, "redriven", h.do("GET", "/v1/deliveries/"+other, "").str("reason"))
-	require.Equal(t, "http_5xx", h.do("GET", "/v1/deliveries/"+one, "").str("reason"))
+	for range 2 { // before the history has it, and after that
+		require.Contains(t, h.do("POST", "/v1/deliveries/"+one+"/retry", "").problem(http.StatusConflict).Detail, now.RedriveID)
+		require.NoError(t, h.svc.project.CaughtUp(t.Context()))
+	}
+	for id, name := range map[string]string{one: "evt_1", other: "evt_2"} {
+		got := as[deliveryDetails](h.do("GET", "/v1/deliveries/"+id, ""))
+		require.Equal(t, []string{"queued", "redriven", now.RedriveID, name}, []string{got.State, got.Reason, got.RedriveID, got.EventID})
+	}
 
-	// Nobody is asked to try again what was sent, and only not told.
+	// When the attempt has failed each of them may be asked for. Nobody is asked to try again what was sent, and only not told.
+	h.produceRecord(lane, batch)
+	for id, name := range map[string]string{one: "evt_1", other: "evt_2"} {
+		h.produceRecord(topic.Attempts, &event.Attempt{
+			DeliveryID: id, Tenant: "default", SubscriptionID: sub, SubscriptionVersion: 1, EventID: name, EventType: "call.ended", Source: "api", Attempt: 2,
+			Outcome: "retry", Reason: "http_5xx", StartedAt: time.Now(), HTTPStatus: 503, BodyTopic: lane, BodyOffset: 2, BatchID: batch.ID, Redrive: now.RedriveID,
+		})
+	}
+	require.NoError(t, h.svc.project.CaughtUp(t.Context()))
 	h.takesUpTo(topic.Attempts, 100)
 	require.Equal(t, "attempt", as202[retried](h.do("POST", "/v1/deliveries/"+one+"/retry", "")).Action)
-	require.EqualValues(t, 3, h.end(lane))
+	h.do("POST", "/v1/deliveries/"+other+"/retry", "").problem(http.StatusConflict)
+	require.EqualValues(t, 4, h.end(lane))
 }
 
 // takesUpTo makes a topic refuse larger records.

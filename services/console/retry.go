@@ -133,8 +133,11 @@ func (a *apiSet) retryAnew(ctx context.Context, store *storage.Store, p auth.Pri
 // copy that is parked comes due all the same: the dispatcher knows that another one has taken its turn.
 func (a *apiSet) retryNow(ctx context.Context, store *storage.Store, p auth.Principal, d *history.Delivery, out *retried) error {
 	newest, made := d.Newest()
-	if !made {
+	switch {
+	case !made:
 		return refuse(http.StatusConflict, "it waits for its first attempt, which is made as soon as its endpoint has room")
+	case d.State == history.StateQueued && d.Reason == history.ReasonRedriven:
+		return refuse(http.StatusConflict, onItsWay(d.Redrive))
 	}
 	ctx, cancel := context.WithTimeout(ctx, detailsWait)
 	defer cancel()
@@ -145,8 +148,8 @@ func (a *apiSet) retryNow(ctx context.Context, store *storage.Store, p auth.Prin
 		}
 		return a.away("a delivery can't be read", d, err)
 	}
+	var sent event.Delivery
 	if attempt.BatchID != "" {
-		var sent event.Delivery
 		if err := a.deps.Codec.Decode(ctx, original.Value, &sent); err == nil && len(sent.Members) == 0 {
 			// By itself it would go out a second time, under another id than the batch that was frozen then.
 			return refuse(http.StatusConflict, "it was sent in the batch "+attempt.BatchID+", which is on its way to its next attempt as it is; after that one it can be asked for")
@@ -163,11 +166,21 @@ func (a *apiSet) retryNow(ctx context.Context, store *storage.Store, p auth.Prin
 		StartedAt: a.deps.Now().UTC().Truncate(time.Microsecond), Redrive: id,
 	}}
 	if a.redrive.putBack(ctx, one, original, attempt.Attempt, lanes); one.err == nil && one.item.State == storage.ItemDone {
-		// First, so that nothing is sent that nobody has answered for.
-		if err := store.RecordRetry(ctx, d.Tenant, id, storage.Change{Actor: p.Actor(), Action: actionRetried, Detail: map[string]any{"delivery": d.ID, "subscription": d.SubscriptionID}}); err != nil {
+		record := kafka.Place{Topic: original.Topic, Partition: original.Partition, Offset: original.Offset}.String()
+		// First, so that nothing is sent that nobody has answered for, and nothing twice: the history follows, and each member of
+		// a batch may be asked for.
+		other, err := store.BeginRetry(ctx, d.Tenant, id, record, storage.Change{Actor: p.Actor(), Action: actionRetried, Detail: map[string]any{"delivery": d.ID, "subscription": d.SubscriptionID}})
+		switch {
+		case err != nil:
 			return err
+		case other != "":
+			return refuse(http.StatusConflict, onItsWay(other))
 		}
-		a.redrive.send(ctx, []*returned{one})
+		if a.redrive.send(ctx, []*returned{one}); one.taken() {
+			a.redrive.send(ctx, companions(one, &sent))
+		} else if err := store.CancelRetry(context.WithoutCancel(ctx), id, record); err != nil {
+			a.log.Warn("a retry that was not made can't be asked for again for some minutes", zap.String("delivery", d.ID), zap.Error(err))
+		}
 	}
 	switch {
 	case one.err != nil && one.taken():
@@ -180,6 +193,26 @@ func (a *apiSet) retryNow(ctx context.Context, store *storage.Store, p auth.Prin
 	}
 	out.Action, out.RedriveID = retryAttempt, id
 	return nil
+}
+
+// onItsWay refuses a second retry.
+func onItsWay(id string) string {
+	return "it is on its way, put back by " + id + ", and is sent as soon as its endpoint has room"
+}
+
+// companions are what tells the history of the other members of a batch that was put back.
+func companions(one *returned, batch *event.Delivery) []*returned {
+	var all []*returned
+	for i := range batch.Members {
+		m := &batch.Members[i]
+		if m.ID == one.mark.DeliveryID {
+			continue
+		}
+		mark := one.mark
+		mark.DeliveryID, mark.EventID, mark.EventType, mark.Source, mark.CallID, mark.AcceptedAt, mark.Test = m.ID, m.EventID, m.EventType, m.Source, m.CallID, m.AcceptedAt, m.Test
+		all = append(all, &returned{item: one.item, mark: mark})
+	}
+	return all
 }
 
 // away answers where Kafka was needed and could not be had.

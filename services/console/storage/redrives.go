@@ -303,9 +303,39 @@ func (s *Store) LeadRedrives(ctx context.Context) (context.Context, func(), erro
 	return s.LeadAs(ctx, redriver())
 }
 
-// RecordRetry writes to the audit log that a delivery is tried again by hand, under the id of that retry.
-func (s *Store) RecordRetry(ctx context.Context, tenant, id string, c Change) error {
-	return s.change(ctx, "record a retry", func(t tx) error {
-		return audit(ctx, t, s.Now(), Entry{Kind: KindRedrive, ID: id, Tenant: tenant}, c)
+// retryLasts is how long a retry by hand is taken to be under way at most when nothing more is heard of it. The history tells of it
+// within seconds; the rest is for a history that is behind.
+const retryLasts = 5 * time.Minute
+
+// BeginRetry notes in the audit log that a delivery is tried again by hand, under the id of that retry, and that the record
+// with this place is put back for it. Where another retry has put that record back just now, the answer is that one's id, and
+// nothing is noted.
+func (s *Store) BeginRetry(ctx context.Context, tenant, id, record string, c Change) (other string, err error) {
+	err = s.change(ctx, "begin a retry", func(t tx) error {
+		now := s.Now()
+		if _, err := t.exec(ctx, `DELETE FROM retries WHERE asked_at < ?`, micros(now.Add(-retryLasts))); err != nil {
+			return err
+		}
+		begun, err := t.exec(ctx, `INSERT INTO retries (record, id, asked_at) VALUES (?, ?, ?) ON CONFLICT (record) DO NOTHING`, record, id, micros(now))
+		if err != nil {
+			return err
+		}
+		n, err := begun.RowsAffected()
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return t.row(ctx, `SELECT id FROM retries WHERE record = ?`, record).Scan(&other)
+		}
+		return audit(ctx, t, now, Entry{Kind: KindRedrive, ID: id, Tenant: tenant}, c)
+	})
+	return other, err
+}
+
+// CancelRetry forgets a retry whose record could not be put back, so that it can be asked for again.
+func (s *Store) CancelRetry(ctx context.Context, id, record string) error {
+	return s.change(ctx, "cancel a retry", func(t tx) error {
+		_, err := t.exec(ctx, `DELETE FROM retries WHERE record = ? AND id = ?`, record, id)
+		return err
 	})
 }

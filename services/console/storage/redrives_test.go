@@ -110,3 +110,28 @@ func TestARedriveIsDurable(t *testing.T) {
 		require.Len(t, lines, 6)
 	})
 }
+
+// P-08: a record is put back by hand once, however many ask; one that was not put back after all may be asked for again, and
+// one of which nothing is heard as well, after a while.
+func TestARetryIsBegunOnce(t *testing.T) {
+	onEach(t, func(t *testing.T, cfg storage.Config) {
+		clock := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+		cfg.Now = func() time.Time { return clock }
+		s := open(t, cfg)
+		begin := func(id, record string) string {
+			t.Helper()
+			other, err := s.BeginRetry(t.Context(), "acme", id, record, storage.Change{Actor: "key_1", Action: "retried"})
+			require.NoError(t, err)
+			return other
+		}
+		require.Empty(t, begin("rdr_1", "deliveries.standard/0/1"))
+		require.Equal(t, "rdr_1", begin("rdr_2", "deliveries.standard/0/1"))
+		require.Empty(t, begin("rdr_3", "deliveries.standard/0/2"))
+		require.NoError(t, s.CancelRetry(t.Context(), "rdr_3", "deliveries.standard/0/1"), "it is another's")
+		require.Equal(t, "rdr_1", begin("rdr_4", "deliveries.standard/0/1"))
+		require.NoError(t, s.CancelRetry(t.Context(), "rdr_1", "deliveries.standard/0/1"))
+		require.Empty(t, begin("rdr_5", "deliveries.standard/0/1"))
+		clock = clock.Add(time.Hour)
+		require.Empty(t, begin("rdr_6", "deliveries.standard/0/1"))
+	})
+}
