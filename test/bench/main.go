@@ -119,7 +119,7 @@ func measure(ctx context.Context) error {
 	}
 	defer func() { _ = os.RemoveAll(b.dir) }()
 	b.bin = filepath.Join(b.dir, "bin")
-	if err := process.Build(ctx, b.bin, "callstream", "dispatcher"); err != nil {
+	if err := process.Build(ctx, b.bin, nil, "callstream", "dispatcher"); err != nil {
 		return err
 	}
 	var failed []error

@@ -40,7 +40,7 @@ func prepare(m *testing.M) (int, error) {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	built.bin = filepath.Join(dir, "bin")
-	if err := process.Build(ctx, built.bin, "callstream", "producer", "filter", "dispatcher", "console"); err != nil {
+	if err := process.Build(ctx, built.bin, nil, "callstream", "producer", "filter", "dispatcher", "console"); err != nil {
 		return 1, err
 	}
 	if built.apache, err = kafkatest.StartApache(ctx, 3, filepath.Join(dir, "kafka")); err != nil {

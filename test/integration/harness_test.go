@@ -19,6 +19,7 @@ import (
 
 	"github.com/callstream/callstream/pkg/kafkatest"
 	"github.com/callstream/callstream/schemas/event"
+	"github.com/callstream/callstream/test/process"
 )
 
 // binaries is the folder with every binary of ours, built once for the test run.
@@ -35,17 +36,12 @@ func buildAndRun(m *testing.M) int {
 		return 1
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	args := []string{"build", "-o", dir + "/"}
+	var flags []string
 	if raceDetector {
-		args = append(args, "-race")
+		flags = append(flags, "-race")
 	}
-	for _, service := range []string{"callstream", "producer", "filter", "dispatcher", "console"} {
-		args = append(args, fmt.Sprintf("github.com/callstream/callstream/services/%s/cmd/%s", service, service))
-	}
-	build := exec.Command("go", args...) //nolint:noctx // bounded by the test's own time limit
-	build.Stderr = os.Stderr
-	if err := build.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "building the binaries under test:", err)
+	if err := process.Build(context.Background(), dir, flags, "callstream", "producer", "filter", "dispatcher", "console"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	binaries = dir
@@ -83,8 +79,8 @@ type running struct {
 	console   string // base URL of everything else
 	brokers   []string
 	registry  string
-	processes map[string]*process // by name: up, or producer, filter, console, dispatcher-0, …
-	keys      map[string]string   // admin key by tenant
+	processes map[string]*process.Process // by name: up, or producer, filter, console, dispatcher-0, …
+	keys      map[string]string           // admin key by tenant
 }
 
 // in is the same pipeline for another test.
@@ -123,7 +119,7 @@ func suiteDefaults() map[string]string {
 // Kafka with CALLSTREAM_TEST_KAFKA=apache. Everything ends with the test.
 func startPipeline(t testing.TB, s settings) *pipeline {
 	t.Helper()
-	p := &pipeline{t: t, shape: s.shape, dir: t.TempDir(), running: &running{processes: map[string]*process{}, keys: map[string]string{}}}
+	p := &pipeline{t: t, shape: s.shape, dir: t.TempDir(), running: &running{processes: map[string]*process.Process{}, keys: map[string]string{}}}
 	env := suiteDefaults()
 	if onApache := os.Getenv("CALLSTREAM_TEST_KAFKA") == "apache"; s.shape == apart || onApache {
 		target := kafkatest.ClusterWith(t, kafkatest.Options{DataDir: filepath.Join(p.dir, "broker"), Compatible: event.Compatible})
@@ -166,7 +162,7 @@ func (p *pipeline) launch(name string) {
 	case strings.HasPrefix(name, "dispatcher-"):
 		binary = "dispatcher"
 	}
-	proc := start(p.t, name, filepath.Join(binaries, binary), args, p.env, p.dataDir(name))
+	proc := start(p.t, name, process.Options{Binary: filepath.Join(binaries, binary), Args: args, Env: p.env, Dir: p.dataDir(name)})
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.processes[name] = proc
@@ -178,7 +174,7 @@ func (p *pipeline) dataDir(name string) string { return filepath.Join(p.dir, nam
 func (p *pipeline) awaitReady() {
 	p.t.Helper()
 	for _, name := range p.names() {
-		a := p.process(name).ready(p.t)
+		a := p.ready(name)
 		p.mu.Lock()
 		switch name {
 		case "up":
@@ -206,7 +202,7 @@ func (p *pipeline) names() []string {
 }
 
 // process is the present process of that name.
-func (p *pipeline) process(name string) *process {
+func (p *pipeline) process(name string) *process.Process {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.processes[name]

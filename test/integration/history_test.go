@@ -35,7 +35,7 @@ func TestConsoleAway(t *testing.T) {
 	}
 	post(0, before)
 	await(t, hook, before*9/10)
-	p.process("console").kill()
+	p.process("console").Kill()
 	post(before, during)
 	await(t, hook, (before+during)*9/10)
 	p.launch("console")
@@ -138,7 +138,7 @@ func TestSecretsRestSealed(t *testing.T) {
 			}
 			require.Greater(t, searched, 20)
 			for _, name := range p.names() {
-				require.NoError(t, p.process(name).terminate(t)) // so that everything is in the files
+				require.NoError(t, p.terminate(name)) // so that everything is in the files
 			}
 			files := 0
 			require.NoError(t, filepath.WalkDir(p.dir, func(path string, d os.DirEntry, err error) error {

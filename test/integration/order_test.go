@@ -121,7 +121,7 @@ func TestTheOrderSurvivesKills(t *testing.T) {
 		for _, call := range calls[:2] {
 			hook.await(t, call, 5*(round+1), 0) // it was tried for longer than it may stay in its lane
 		}
-		p.process(victim).kill()
+		p.process(victim).Kill()
 		wave(tn, posted, 10, calls...)
 		posted += 10
 		p.launch(victim)

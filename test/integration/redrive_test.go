@@ -168,7 +168,7 @@ func TestARedriveSurvivesKills(t *testing.T) {
 					}
 					return nil
 				})
-				p.process(s.victim).kill()
+				p.process(s.victim).Kill()
 				p.launch(s.victim)
 				p.awaitReady()
 			}

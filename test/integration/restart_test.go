@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
@@ -125,7 +126,7 @@ func killWhileEventsFlow(t *testing.T, s settings, victims []string) {
 			return nil
 		})
 		victim := victims[round%len(victims)]
-		p.process(victim).kill()
+		p.process(victim).Kill()
 		p.launch(victim)
 		p.awaitReady()
 	}
@@ -168,7 +169,7 @@ func TestRestartKeepsEverything(t *testing.T) {
 			tn.post(ended("r", object{"id": "waits"}))
 			await(t, hook, 1)
 			for _, name := range p.names() {
-				require.NoError(t, p.process(name).terminate(t), "%s drains and ends with status 0", name)
+				require.NoError(t, p.terminate(name), "%s drains and ends with status 0", name)
 			}
 			hook.SetAnswer(nil)
 			for _, name := range p.names() {
@@ -204,9 +205,9 @@ func TestDrain(t *testing.T) {
 	tn.post(ended("d", object{"id": "in-flight"}))
 	await(t, hook, 1)
 	over := make(chan error, 1)
-	go func() { over <- p.process("dispatcher-0").terminate(t) }()
+	go func() { over <- p.terminate("dispatcher-0") }()
 	eventually(t, "the dispatcher says that it drains", func() error {
-		r, err := request(t.Context(), http.MethodGet, "http://"+p.process("dispatcher-0").ready(t).HTTP+"/readyz", nil, nil)
+		r, err := request(t.Context(), http.MethodGet, p.url("dispatcher-0")+"/readyz", nil, nil)
 		if err == nil && r.status == 200 {
 			return errors.New("it is still ready")
 		}
@@ -219,4 +220,51 @@ func TestDrain(t *testing.T) {
 	tn.post(ended("d", object{"id": "next"}))
 	await(t, hook, 2)
 	require.Equal(t, []string{"in-flight", "next"}, eventIDs(hook.Requests()), "what was drained is not sent again")
+}
+
+// P-17, promises 1 and 2: SIGTERM for a dispatcher whose endpoint hangs, for longer than a drain may take. The process ends all
+// the same; what hung has no outcome and goes out again from the next owner as the attempt that it was, and nothing that was
+// answered does, though it stood behind what hung.
+func TestDrainLeavesWhatHangs(t *testing.T) {
+	p := startPipeline(t, settings{shape: apart, dispatchers: 1, env: map[string]string{"CALLSTREAM_DRAIN_TIMEOUT": "1s"}})
+	tn := p.tenant("drain")
+	hook := hooktest.Start(t, hooktest.Options{Answer: func(r *hooktest.Request) hooktest.Answer {
+		return hooktest.Answer{Hang: strings.HasPrefix(r.Header.Get("X-Event-Id"), "hangs")}
+	}})
+	tn.subscribe(object{"url": hook.URL(), "events": []string{"call.*"}, "request": object{"timeout": "30s"}})
+	const each = 10 // all of them fit into the subscription's share of requests in flight
+	var ids []string
+	for n := range each {
+		for _, kind := range []string{"hangs", "taken"} {
+			ids = append(ids, fmt.Sprint(kind, "-", n))
+			tn.post(ended("d", object{"id": ids[len(ids)-1]}))
+		}
+	}
+	awaitAttempts(t, p, "drain", each)
+	eventually(t, "half of the requests hang", func() error {
+		if all, open := hook.Total(), hook.Pending(); all < 2*each || open > each {
+			return fmt.Errorf("%d of %d requests arrived, %d have no answer", all, 2*each, open)
+		}
+		return nil
+	})
+	require.NoError(t, p.terminate("dispatcher-0"), "it ends with status 0")
+	require.Equal(t, 2*each, hook.Total())
+	require.Len(t, p.attempts("drain"), each, "what hung has no outcome")
+
+	hook.SetAnswer(nil)
+	p.launch("dispatcher-1")
+	p.ready("dispatcher-1")
+	tn.post(ended("d", object{"id": "next"}))
+	awaitAttempts(t, p, "drain", 2*each+1)
+	got := map[string][]int{}
+	for _, r := range hook.Requests() {
+		got[r.Header.Get("X-Event-Id")] = append(got[r.Header.Get("X-Event-Id")], r.Attempt)
+	}
+	want := map[string][]int{"next": {1}}
+	for _, id := range ids {
+		if want[id] = []int{1}; strings.HasPrefix(id, "hangs") {
+			want[id] = []int{1, 1}
+		}
+	}
+	require.Equal(t, want, got)
 }

@@ -530,7 +530,7 @@ func tracesThrough(t *testing.T, p *pipeline) {
 
 func answersHealth(t *testing.T, p *pipeline) {
 	for _, name := range p.names() {
-		base := "http://" + p.process(name).ready(t).HTTP
+		base := p.url(name)
 		for path, want := range map[string]string{"/healthz": "", "/readyz": "", "/metrics": "callstream_"} {
 			r, err := request(t.Context(), http.MethodGet, base+path, nil, nil)
 			require.NoError(t, err)

@@ -200,7 +200,7 @@ func (p *pipeline) awaitFeed() {
 			continue
 		}
 		eventually(p.t, name+" has applied the feed", func() error {
-			applied, err := metric(p.t.Context(), "http://"+p.process(name).ready(p.t).HTTP, "callstream_feed_applied_offset", topic.Subscriptions)
+			applied, err := metric(p.t.Context(), p.url(name), "callstream_feed_applied_offset", topic.Subscriptions)
 			if err != nil {
 				return err
 			}

@@ -1,5 +1,5 @@
-// Package process builds the programs of this repository and runs them as processes, for the fault tests and the
-// benchmarks: they look at callstream from outside, as an operator does.
+// Package process builds the programs of this repository and runs them as processes, for the integration and fault
+// tests and the benchmarks: they look at callstream from outside, as an operator does.
 package process
 
 import (
@@ -16,9 +16,9 @@ import (
 	"time"
 )
 
-// Build compiles services/<name>/cmd/<name> for each name into dir.
-func Build(ctx context.Context, dir string, names ...string) error {
-	args := []string{"build", "-o", dir + string(filepath.Separator)}
+// Build compiles services/<name>/cmd/<name> for each name into dir. flags are go build's own, such as -race.
+func Build(ctx context.Context, dir string, flags []string, names ...string) error {
+	args := append([]string{"build", "-o", dir + string(filepath.Separator)}, flags...)
 	for _, name := range names {
 		args = append(args, fmt.Sprintf("github.com/callstream/callstream/services/%s/cmd/%s", name, name))
 	}
