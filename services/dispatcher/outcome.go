@@ -15,7 +15,8 @@ const (
 	outcomeRetry     = "retry"
 	outcomeDead      = "dead"
 	outcomeSkipped   = "skipped"
-	// outcomeSuperseded is that of a copy which a redrive of the delivery has overtaken. It has no attempt and no record.
+	// outcomeSuperseded is that of a copy which another one of the delivery, or a redrive of it, has overtaken. It has no
+	// record: those of the other stand.
 	outcomeSuperseded = "superseded"
 )
 

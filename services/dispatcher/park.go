@@ -57,8 +57,13 @@ func (j *job) wait(until time.Time) {
 
 // park moves a delivery without an attempt.
 func (s *Service) park(j *job, to move, now time.Time) {
+	if s.copies.overtaken(&j.delivery) {
+		s.supersede(&j.delivery)
+		return
+	}
 	to.attempts, to.parked = j.attempts, j.parked+1
 	f := s.begin(&j.delivery)
+	f.leadsTo(step{to.attempts, to.parked})
 	f.write(j.moved(to, now))
 	f.end()
 }

@@ -66,6 +66,7 @@ type Service struct {
 	outage     *outage
 	owned      ownedPartitions
 	redriven   redriven
+	copies     *copies
 	sequencers *sequencers
 	metrics    *metrics
 	writes     sync.Pool // of *write
@@ -86,7 +87,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		cfg: cfg, log: deps.Log, tracer: deps.Tracer.Tracer("github.com/callstream/callstream/services/dispatcher"),
 		recording: deps.Recording(), codec: deps.Codec, box: deps.Box, name: deps.Name,
 		tiers: newTiers(policy.Tiers()), book: subscription.NewBook(), health: newHealth(cfg.DisableAfter), outage: newOutage(time.Now()),
-		running: context.Background(),
+		copies: newCopies(), running: context.Background(),
 	}
 	if s.name == "" {
 		host, err := os.Hostname()

@@ -95,10 +95,8 @@ func (w *worker) admit(j *job, d *event.Delivery) (to *target) {
 		return nil
 	}
 	w.parts = appendParts(w.parts[:0], d, j.task.Record)
-	if w.s.redriven.overtaken(d.ID, j.redrive, d.ReplayID) {
-		// What becomes of the other copy is on record.
-		w.s.metrics.outcome(outcomeSuperseded)
-		w.s.begin(&j.delivery).end()
+	if w.s.redriven.overtaken(d.ID, j.redrive, d.ReplayID) || w.s.copies.overtaken(&j.delivery) {
+		w.s.supersede(&j.delivery)
 		return nil
 	}
 	t, reason, err := w.s.resolve(ctx, j)
@@ -311,8 +309,16 @@ func (w *worker) settle(j *job, t *target, a *outbound.Answer, n int, traceparen
 	rec.HTTPStatus, rec.ResponseBody, rec.ResponseTruncated = a.Status, a.Body, a.Truncated
 	a.RecordHeader(rec.ResponseHeaders)
 	rec.ErrorClass, rec.Error = got.errorClass(), a.ErrorText()
+	if v.outcome != outcomeDelivered && len(j.rest) == 0 && s.copies.overtaken(&j.delivery) {
+		// Another copy was under way at the same time, and is ahead: what would follow from this one contradicts it.
+		rec.Outcome, v = outcomeSuperseded, verdict{outcome: outcomeSuperseded}
+		s.logAttempt(rec, t.Host(d.EventType), traceparent)
+		s.begin(&j.delivery).end()
+		return v
+	}
 	f := s.begin(&j.delivery)
 	f.rest = j.rest
+	f.leadsTo(ended)
 	inPlace := v.outcome == outcomeRetry && j.order != nil && !v.fallback
 	if v.outcome == outcomeRetry {
 		if v.fallback {
@@ -321,6 +327,7 @@ func (w *worker) settle(j *job, t *target, a *outbound.Answer, n int, traceparen
 		rec.NextAttemptAt = v.due
 		// In place, those behind it wait as well.
 		if tier := s.tiers.choose(v.due.Sub(now)); !inPlace {
+			f.leadsTo(step{attempts: n})
 			w.carryOn(f, j, move{
 				topic: topic.RetryTier(tier), tier: tier, due: v.due, attempts: n, class: rec.ErrorClass, status: a.Status, failed: now, fallback: v.fallback,
 			}, now)
@@ -421,6 +428,7 @@ func (w *worker) unsent(j *job, d *event.Delivery, v verdict, cause error) {
 		w.attempt.Error = cause.Error()
 	}
 	f := s.begin(&j.delivery)
+	f.leadsTo(ended)
 	for _, p := range w.parts {
 		w.identify(p)
 		if v.outcome == outcomeDead {

@@ -20,6 +20,7 @@ type follow struct {
 	task     *kafka.Task
 	delivery *delivery
 	rest     []*job // the other members of a batch: what follows from one follows from all
+	next     step   // where a late delivery goes on; zero where nothing is to be noted
 	left     atomic.Int32
 }
 
@@ -32,6 +33,13 @@ func (s *Service) begin(d *delivery) *follow {
 	f := &follow{s: s, task: d.task, delivery: d}
 	f.left.Store(1)
 	return f
+}
+
+// leadsTo says how far the delivery has come with what follows.
+func (f *follow) leadsTo(next step) {
+	if f.delivery.isLate() {
+		f.next = next
+	}
 }
 
 // end closes it: from now on the last acknowledgement completes the record.
@@ -51,12 +59,20 @@ func (f *follow) end() {
 func (f *follow) keep() { f.delivery.open, f.delivery = f, nil }
 
 func (f *follow) done() {
-	if f.left.Add(-1) == 0 {
-		f.task.Done()
-		for _, j := range f.rest {
-			j.task.Done()
-		}
+	if f.left.Add(-1) > 0 {
+		return
 	}
+	f.complete(f.task)
+	for _, j := range f.rest {
+		f.complete(j.task)
+	}
+}
+
+func (f *follow) complete(t *kafka.Task) {
+	if f.next != (step{}) {
+		f.s.copies.taken(t.Record, f.next)
+	}
+	t.Done()
 }
 
 // write adds one record to be written.

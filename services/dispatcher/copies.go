@@ -1,0 +1,107 @@
+package dispatcher
+
+import (
+	"hash/maphash"
+	"math"
+	"sync"
+	"sync/atomic"
+
+	"github.com/callstream/callstream/pkg/kafka"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// mostCopies bounds each half of what is remembered: a process that dies leaves fewer records behind that it has moved on,
+// and whose offsets are not committed.
+const mostCopies = 32 << 10
+
+// copies remembers how far deliveries have come that are late: retries, what was parked, and what is redriven. A late
+// record that was moved on, and whose offset wasn't committed when its process died, is moved on once more: then there are
+// two of the delivery, and without this the next crash would make four of them. Of two that take the same step, the second
+// ends here.
+//
+// A step is noted when all that follows from it is acknowledged. So for whatever ends here stands another record, or an
+// outcome; and what is forgotten, by a restart or among too many, is sent again under the same webhook-id. First attempts
+// are not noted: how many of them a crash repeats is bounded by the commits.
+type copies struct {
+	some atomic.Bool // whether there is anything to look for
+	mu   sync.Mutex
+	next recent[copyKey, step] // where those begin that stand for all before
+	seed [2]maphash.Seed
+}
+
+func newCopies() *copies {
+	return &copies{next: recent[copyKey, step]{most: mostCopies}, seed: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}}
+}
+
+// copyKey is what all copies of a delivery have in common, and what the same event's other turns (accepted, replayed or
+// redriven once more) have not. Of two hashes, since one that collides would cost a delivery.
+type copyKey [2]uint64
+
+func (c *copies) keyOf(r *kgo.Record) copyKey {
+	var named struct{ delivery, accepted, replay, redrive string }
+	for i := range r.Headers {
+		switch h := &r.Headers[i]; h.Key {
+		case kafka.HeaderDelivery:
+			named.delivery = string(h.Value)
+		case kafka.HeaderAcceptedAt:
+			named.accepted = string(h.Value)
+		case kafka.HeaderReplay:
+			named.replay = string(h.Value)
+		case kafka.HeaderRedrive:
+			named.redrive = string(h.Value)
+		}
+	}
+	if named.delivery == "" {
+		return copyKey{}
+	}
+	return copyKey{maphash.Comparable(c.seed[0], named), maphash.Comparable(c.seed[1], named)}
+}
+
+// step is how far a delivery has come: each record that carries it on begins one further than the one before. Only a hop
+// doesn't: it is on the way to the same attempt.
+type step struct{ attempts, parked int }
+
+// ended is after every step.
+var ended = step{attempts: math.MaxInt}
+
+func (d *delivery) step() step { return step{d.attempts, d.parked} }
+
+func (s step) before(other step) bool {
+	return s.attempts < other.attempts || s.attempts == other.attempts && s.parked < other.parked
+}
+
+// isLate says whether copies of a delivery are looked for. Those whose call is kept in order have their order's book.
+func (d *delivery) isLate() bool {
+	return d.order == nil && d.call == "" && (d.from.kind != fromLane || d.attempts > 0 || d.redrive != "")
+}
+
+// taken notes that all is written that follows from a late record, so that the delivery goes on from next.
+func (c *copies) taken(r *kgo.Record, next step) {
+	key := c.keyOf(r)
+	if key == (copyKey{}) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.next.get(key).before(next) {
+		c.next.put(key, next)
+		c.some.Store(true)
+	}
+}
+
+// overtaken says whether a delivery is a copy of one that has taken its step.
+func (c *copies) overtaken(d *delivery) bool {
+	if !c.some.Load() || !d.isLate() {
+		return false
+	}
+	key := c.keyOf(d.task.Record)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return d.step().before(c.next.get(key))
+}
+
+// supersede ends a copy that another one stands for; what becomes of that one is on record.
+func (s *Service) supersede(d *delivery) {
+	s.metrics.outcome(outcomeSuperseded)
+	s.begin(d).end()
+}
