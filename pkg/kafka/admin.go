@@ -13,6 +13,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
+
+	"github.com/callstream/callstream/pkg/run"
 )
 
 // ErrPartitionsFixed means that a topic with records in it has another number of partitions than declared. Records are
@@ -170,10 +172,8 @@ func settledTopics(ctx context.Context, adm *kadm.Client, exist bool, names []st
 		if time.Now().After(giveUp) {
 			return nil, fmt.Errorf("list topics: the brokers don't agree yet on topic %s; try again", unsettled)
 		}
-		select {
-		case <-time.After(50 * time.Millisecond):
-		case <-ctx.Done():
-			return nil, fmt.Errorf("list topics: %w", ctx.Err())
+		if err := run.Sleep(ctx, 50*time.Millisecond); err != nil {
+			return nil, fmt.Errorf("list topics: %w", err)
 		}
 	}
 }

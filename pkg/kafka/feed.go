@@ -12,6 +12,8 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	"go.uber.org/zap"
+
+	"github.com/callstream/callstream/pkg/run"
 )
 
 // FeedConfig says which feed to read and who takes it.
@@ -135,10 +137,8 @@ func (f *Feed) watchStart(ctx context.Context) {
 		}
 		f.setWaits(fmt.Errorf("the feed %s: waiting for Kafka at %s: %w", f.cfg.Topic, f.cfg.Where(), err))
 		f.cfg.Log.Warn("feed: waiting for Kafka", zap.String("topic", f.cfg.Topic), zap.Error(err))
-		select {
-		case <-ctx.Done():
+		if run.Sleep(ctx, time.Second) != nil {
 			return
-		case <-time.After(time.Second):
 		}
 	}
 }

@@ -8,6 +8,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
+
+	"github.com/callstream/callstream/pkg/run"
 )
 
 // partition is one assignment of a partition to this member: assigned again, it is another one.
@@ -135,10 +137,7 @@ func (p *partition) prepare() bool {
 			if p.intake.Err() == nil {
 				p.l.log.Warn("consume loop: "+what+"; trying again", zap.Stringer("partition", p.tp), zap.Error(err))
 			}
-			select {
-			case <-p.intake.Done():
-			case <-time.After(backoff(tries)):
-			}
+			_ = run.Sleep(p.intake, backoff(tries))
 		}
 		return false
 	}
@@ -393,16 +392,7 @@ func (p *partition) wait(t *Task, until time.Time) bool {
 		})
 	}
 	p.l.meters.deferred.Add(context.Background(), 1, p.l.meters.topic(p.tp.Topic))
-	due := true
-	if left > 0 {
-		timer := time.NewTimer(left)
-		select {
-		case <-timer.C:
-		case <-p.intake.Done():
-			timer.Stop()
-			due = false
-		}
-	}
+	due := left <= 0 || run.Sleep(p.intake, left) == nil
 	p.mu.Lock()
 	p.deferring = false
 	p.mu.Unlock()

@@ -13,6 +13,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/zap"
+
+	"github.com/callstream/callstream/pkg/run"
 )
 
 // Errors of a Reader about a place.
@@ -135,12 +137,8 @@ func (r *Reader) fetch(ctx context.Context, from Place) (stretch, error) {
 		if err == nil || errors.Is(err, ErrGone) || !again(err) {
 			return batch, err
 		}
-		timer := time.NewTimer(backoff(tries))
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return stretch{}, errors.Join(err, ctx.Err())
+		if ended := run.Sleep(ctx, backoff(tries)); ended != nil {
+			return stretch{}, errors.Join(err, ended)
 		}
 		ask = kadm.WithAuthorizedOps(ctx) // past the client's cache of metadata
 	}

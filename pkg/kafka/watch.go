@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/callstream/callstream/pkg/run"
 )
 
 // watchBroker asks the brokers for a sign of life, so that Ready can say when there is none: the client itself waits
@@ -33,10 +35,7 @@ func (l *Loop) watchBroker(ctx context.Context) {
 		case err == nil:
 			every = pingEvery
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(every):
-		}
+		_ = run.Sleep(ctx, every)
 	}
 }
 

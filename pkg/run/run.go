@@ -1,4 +1,4 @@
-// Package run holds what every program's main does the same: signals, exit statuses, memory defaults, and running
+// Package run holds what every program does the same: signals, exit statuses, memory defaults, waiting, and running
 // several components until the first one fails.
 package run
 

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/callstream/callstream/pkg/problem"
+	"github.com/callstream/callstream/pkg/run"
 )
 
 // responseView is what people are shown of an endpoint's answer.
@@ -150,9 +151,7 @@ func (c *apiClient) follow(ctx context.Context, path string, show func(json.RawM
 		case err != nil && !began || errors.Is(err, errShow):
 			return err
 		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
+		if run.Sleep(ctx, wait) != nil {
 			return nil
 		}
 	}

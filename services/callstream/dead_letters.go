@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/callstream/callstream/pkg/run"
 )
 
 const (
@@ -318,7 +320,7 @@ func (c *apiClient) awaitRedrive(ctx context.Context, id string, show func(done,
 		if r.State != "running" {
 			return raw, nil
 		}
-		if err := sleep(ctx, progressEvery); err != nil {
+		if err := run.Sleep(ctx, progressEvery); err != nil {
 			return nil, err
 		}
 	}

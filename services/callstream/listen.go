@@ -327,12 +327,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	if r.opts.delay > 0 {
-		timer := time.NewTimer(r.opts.delay)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-req.Context().Done(): // the sender gave up: print it, nobody reads the answer
-		}
+		_ = run.Sleep(req.Context(), r.opts.delay) // a sender that gave up: print it, nobody reads the answer
 	}
 	r.print(&got)
 	w.Header().Set("Content-Type", "application/json")

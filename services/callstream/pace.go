@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/callstream/callstream/pkg/run"
 )
 
 // pace spreads work evenly over time. A late worker may catch up at most a second's worth.
@@ -29,20 +31,5 @@ func (p *pace) wait(ctx context.Context, n int) error {
 	due := p.next
 	p.next = p.next.Add(time.Duration(float64(n) / p.perSecond * float64(time.Second)))
 	p.mu.Unlock()
-	return sleep(ctx, time.Until(due))
-}
-
-// sleep waits for d, or returns ctx's error when that ends before.
-func sleep(ctx context.Context, d time.Duration) error {
-	if d <= 0 {
-		return ctx.Err()
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return run.Sleep(ctx, time.Until(due))
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/callstream/callstream/pkg/problem"
+	"github.com/callstream/callstream/pkg/run"
 	"github.com/callstream/callstream/services/callstream/traffic"
 )
 
@@ -77,7 +78,7 @@ func (s *sender) send(ctx context.Context, events []traffic.Event) error {
 			return fmt.Errorf("nothing was accepted for %s: %w", s.retryFor, err)
 		}
 		s.retries.Add(1)
-		if err := sleep(ctx, wait); err != nil {
+		if err := run.Sleep(ctx, wait); err != nil {
 			s.unknown.Add(int64(len(events)))
 			return err
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/callstream/callstream/pkg/auth"
+	"github.com/callstream/callstream/pkg/run"
 	"github.com/callstream/callstream/services/callstream/traffic"
 )
 
@@ -278,7 +279,7 @@ func (s *simulation) play(ctx context.Context, flow traffic.Flow) error {
 	}
 	flow.Stamp(begun.Add(time.Duration(float64(flow.Length)/s.opts.speed) - flow.Length))
 	for events := flow.Events; len(events) > 0; {
-		if err := sleep(ctx, time.Until(at(events[0]))); err != nil {
+		if err := run.Sleep(ctx, time.Until(at(events[0]))); err != nil {
 			return err
 		}
 		n, now := 1, time.Now()

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/callstream/callstream/pkg/kafka"
+	"github.com/callstream/callstream/pkg/run"
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/schemas/topic"
 )
@@ -147,10 +148,8 @@ func untilReachable[T any](ctx context.Context, try func() (T, error)) (T, error
 		if err == nil || !away || ctx.Err() != nil {
 			return v, err
 		}
-		select {
-		case <-ctx.Done():
+		if run.Sleep(ctx, 250*time.Millisecond) != nil {
 			return v, err
-		case <-time.After(250 * time.Millisecond):
 		}
 	}
 }

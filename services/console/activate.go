@@ -10,6 +10,7 @@ import (
 
 	"github.com/callstream/callstream/pkg/auth"
 	"github.com/callstream/callstream/pkg/kafka"
+	"github.com/callstream/callstream/pkg/run"
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/services/console/history"
 	"github.com/callstream/callstream/services/console/storage"
@@ -73,7 +74,7 @@ func (s *Service) settled(ctx context.Context) error {
 	if s.deps.InForce == nil {
 		wait += appliedWithin
 	}
-	return pause(ctx, wait)
+	return run.Sleep(ctx, wait)
 }
 
 // knowMissed waits until the history holds all that was skipped, and returns where the event topics begin.

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/callstream/callstream/pkg/kafka"
+	"github.com/callstream/callstream/pkg/run"
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/schemas/topic"
 	"github.com/callstream/callstream/services/console/history"
@@ -114,7 +115,7 @@ func (r *redriver) run(ctx context.Context, store *storage.Store) error {
 		if err != nil && ctx.Err() == nil {
 			r.log.Warn("dead letters can't be put back now, trying again", zap.Error(err))
 		}
-		if pause(ctx, redriveRest) != nil {
+		if run.Sleep(ctx, redriveRest) != nil {
 			return nil
 		}
 	}
@@ -156,15 +157,8 @@ func (r *redriver) lead(ctx context.Context, store *storage.Store) error {
 			t.next = began.Add(wait)
 			rest = max(min(rest, t.next.Sub(r.now())), 0)
 		}
-		timer := time.NewTimer(rest)
-		select {
-		case <-r.wake:
-		case <-timer.C:
-		case <-ctx.Done():
-		}
-		timer.Stop()
-		if ctx.Err() != nil {
-			return ctx.Err()
+		if err := run.Await(ctx, r.wake, rest); err != nil {
+			return err
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/callstream/callstream/pkg/kafka"
+	"github.com/callstream/callstream/pkg/run"
 	"github.com/callstream/callstream/pkg/telemetry"
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/schemas/topic"
@@ -120,7 +121,7 @@ func (r *relay) run(ctx context.Context, store *storage.Store) error {
 			r.metrics.publishErrors.Add(ctx, 1)
 			r.log.Warn("changes can't be published; trying again", zap.Error(err))
 		}
-		if pause(ctx, r.retry) != nil {
+		if run.Sleep(ctx, r.retry) != nil {
 			return nil
 		}
 	}
@@ -154,15 +155,8 @@ func (r *relay) lead(ctx context.Context, store *storage.Store) error {
 			}
 			nextExpiry = now.Add(keyExpiry)
 		}
-		timer := time.NewTimer(relayPoll)
-		select {
-		case <-r.wake:
-		case <-timer.C:
-		case <-ctx.Done():
-		}
-		timer.Stop()
-		if ctx.Err() != nil {
-			return ctx.Err()
+		if err := run.Await(ctx, r.wake, relayPoll); err != nil {
+			return err
 		}
 	}
 }

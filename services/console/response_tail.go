@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/callstream/callstream/pkg/kafka"
+	"github.com/callstream/callstream/pkg/run"
 	"github.com/callstream/callstream/schemas/topic"
 )
 
@@ -69,7 +70,7 @@ func (t *responseTail) run(ctx context.Context) error {
 			if tries == 0 {
 				t.log.Warn("captured answers can't be streamed yet, trying again", zap.Error(err))
 			}
-			if pause(ctx, time.Second) != nil {
+			if run.Sleep(ctx, time.Second) != nil {
 				break
 			}
 		}

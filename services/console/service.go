@@ -176,7 +176,7 @@ func (s *Service) open(ctx context.Context) (bool, error) {
 		s.dbErr = fmt.Errorf("waiting for the database: %w", err)
 		s.mu.Unlock()
 		s.log.Warn("waiting for the database", zap.Error(err))
-		if pause(ctx, time.Second) != nil {
+		if run.Sleep(ctx, time.Second) != nil {
 			return false, nil
 		}
 	}
@@ -271,15 +271,4 @@ func (s *Service) inForce(ctx context.Context, store *storage.Store, kind storag
 		return false
 	}
 	return true
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

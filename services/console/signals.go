@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/callstream/callstream/pkg/kafka"
+	"github.com/callstream/callstream/pkg/run"
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/schemas/topic"
 	"github.com/callstream/callstream/services/console/storage"
@@ -63,7 +64,7 @@ func (s *Service) handleSignal(stopping context.Context, t *kafka.Task) {
 		if ctx.Err() == nil {
 			s.log.Warn("a signal waits to be applied", zap.Int64("offset", t.Record.Offset), zap.Error(err))
 		}
-		if pause(stopping, time.Second) != nil {
+		if run.Sleep(stopping, time.Second) != nil {
 			t.Abandon() // the partition's next owner tries; the end needn't wait for a database that is away
 			return
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/callstream/callstream/pkg/egress"
 	"github.com/callstream/callstream/pkg/kafka"
+	"github.com/callstream/callstream/pkg/run"
 	"github.com/callstream/callstream/pkg/secret"
 	"github.com/callstream/callstream/pkg/telemetry"
 	"github.com/callstream/callstream/schemas/event"
@@ -175,7 +176,7 @@ func (s *Service) newLoop(ctx context.Context) (*kafka.Loop, error) {
 		if tries == 1 {
 			s.log.Warn("could not list the topics, trying again", zap.Error(err))
 		}
-		if err := wait(ctx, backoff(tries)); err != nil {
+		if err := run.Again(ctx, tries); err != nil {
 			return nil, err
 		}
 	}
@@ -457,7 +458,7 @@ func (s *Service) decodeFeed(r *kgo.Record, into event.Record) bool {
 			return false
 		}
 		s.log.Warn("waiting for the schema registry", zap.Error(err))
-		if wait(ctx, backoff(tries)) != nil {
+		if run.Again(ctx, tries) != nil {
 			return false
 		}
 	}

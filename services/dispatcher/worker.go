@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/callstream/callstream/pkg/kafka"
+	"github.com/callstream/callstream/pkg/run"
 	"github.com/callstream/callstream/pkg/telemetry"
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/schemas/topic"
@@ -157,20 +158,9 @@ func (s *Service) decode(ctx context.Context, r *kgo.Record, d *event.Delivery) 
 		if tries == 1 {
 			s.log.Warn("waiting for the schema registry", zap.Error(err))
 		}
-		if err := wait(ctx, backoff(tries)); err != nil {
+		if err := run.Again(ctx, tries); err != nil {
 			return err
 		}
-	}
-}
-
-func wait(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
 
@@ -229,7 +219,7 @@ func (s *Service) catchUp(ctx context.Context, id string, version int64) error {
 			return ctx.Err()
 		}
 		s.log.Warn("could not read the subscriptions to their end, trying again", zap.Error(err))
-		if err := wait(ctx, backoff(tries)); err != nil {
+		if err := run.Again(ctx, tries); err != nil {
 			return err
 		}
 	}
@@ -535,7 +525,7 @@ func (s *Service) encode(ctx context.Context, dst []byte, r event.Record) ([]byt
 		if tries == 1 {
 			s.log.Warn("could not encode a record, trying again", zap.String("schema", r.SchemaName()), zap.Error(err))
 		}
-		if err := wait(ctx, backoff(tries)); err != nil {
+		if err := run.Again(ctx, tries); err != nil {
 			return nil, err
 		}
 	}
@@ -551,7 +541,7 @@ func (s *Service) writeEvent(f *follow, e *event.Event) {
 				Headers: kafka.EventHeaders(e.Type, e.ID, e.Source, e.Tenant, e.Traceparent)})
 			return
 		}
-		if err := wait(ctx, backoff(tries)); err != nil {
+		if err := run.Again(ctx, tries); err != nil {
 			f.left.Add(1) // never complete what could not be written
 			return
 		}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/callstream/callstream/pkg/kafka"
+	"github.com/callstream/callstream/pkg/run"
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/schemas/topic"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -178,7 +179,7 @@ func (w *write) acknowledged(err error) {
 			s.log.Warn("could not write to Kafka, trying again", zap.String("topic", w.record.Topic), zap.Int("tries", w.tries), zap.Error(err))
 		}
 		// The client sets topic and partition of a record that it was given; the rest is as it was.
-		time.AfterFunc(backoff(w.tries), func() {
+		time.AfterFunc(run.Backoff(w.tries), func() {
 			if ctx.Err() == nil {
 				w.produce()
 			}
@@ -197,14 +198,6 @@ func (w *write) moves() bool {
 		return false
 	}
 	return true
-}
-
-// backoff doubles from 100 ms to 5 s.
-func backoff(tries int) time.Duration {
-	if tries > 6 {
-		return 5 * time.Second
-	}
-	return min(50*time.Millisecond<<tries, 5*time.Second)
 }
 
 // shrink replaces a record that its topic refuses by one that fits: the same facts without the bytes that can be found

@@ -7,12 +7,12 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 
 	"github.com/callstream/callstream/pkg/kafka"
+	"github.com/callstream/callstream/pkg/run"
 )
 
 // work is one event record on its way through the filter. Its offset completes when every record that follows from it is
@@ -229,7 +229,7 @@ func (o *outbox) insist(u unsent) {
 		} else {
 			// Brokers that are away, and what somebody has to mend: Producer.Err names it, and nothing is given up for it.
 			o.log.Warn("produce failed, trying again", zap.String("topic", u.record.Topic), zap.Int("try", try+1), zap.Error(u.err))
-			if !pause(ctx, try) {
+			if run.Again(ctx, try+1) != nil {
 				return
 			}
 		}
@@ -244,16 +244,4 @@ func (o *outbox) insist(u unsent) {
 		}
 	}
 	o.acknowledged(u.work, u.batch)
-}
-
-// pause waits before another try, from 100 ms doubling to 5 s, and reports false when ctx ended meanwhile.
-func pause(ctx context.Context, try int) bool {
-	timer := time.NewTimer(min(100*time.Millisecond<<min(try, 6), 5*time.Second))
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
 }

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/callstream/callstream/pkg/kafka"
+	"github.com/callstream/callstream/pkg/run"
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/schemas/topic"
 	"github.com/callstream/callstream/subscription"
@@ -92,7 +93,7 @@ func (p *replayer) handle(ctx context.Context, t *kafka.Task) {
 		case ctx.Err() == nil:
 			p.log.Warn("a replay's command has to wait", zap.Int64("offset", t.Record.Offset), zap.Error(err))
 		}
-		if !pause(ctx, try) {
+		if run.Again(ctx, try+1) != nil {
 			t.Abandon()
 			return
 		}
@@ -161,7 +162,7 @@ func (p *replayer) finish(c parked) {
 		if c.ctx.Err() == nil {
 			p.log.Warn("a replay has to wait", zap.Int64("offset", c.at.Offset), zap.Error(err))
 		}
-		if !pause(c.ctx, try) {
+		if run.Again(c.ctx, try+1) != nil {
 			c.task.Abandon()
 			return
 		}
@@ -540,12 +541,5 @@ func (p *pace) wait(ctx context.Context) error {
 	if ahead <= paceSlack {
 		return ctx.Err()
 	}
-	timer := time.NewTimer(ahead)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return run.Sleep(ctx, ahead)
 }

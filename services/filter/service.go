@@ -220,7 +220,7 @@ func (s *Service) patiently(ctx context.Context, what string, do func() error) e
 		if try%10 == 3 {
 			s.log.Warn("waiting", zap.String("to", what), zap.Error(err))
 		}
-		if !pause(ctx, try) {
+		if run.Again(ctx, try+1) != nil {
 			return ctx.Err()
 		}
 	}
@@ -242,7 +242,7 @@ func (s *Service) apply(r *kgo.Record) {
 			return
 		}
 		s.log.Warn("waiting to read a subscription", zap.Int64("offset", r.Offset), zap.Error(err))
-		if !pause(s.working, try) {
+		if run.Again(s.working, try+1) != nil {
 			return
 		}
 	}
@@ -307,7 +307,7 @@ func (s *Service) handle(ctx context.Context, t *kafka.Task) {
 			s.log.Warn("an event has to wait", zap.String("topic", r.Topic), zap.Int32("partition", r.Partition),
 				zap.Int64("offset", r.Offset), zap.Error(err))
 		}
-		if !pause(ctx, try) {
+		if run.Again(ctx, try+1) != nil {
 			if span != nil {
 				span.End()
 			}

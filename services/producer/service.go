@@ -19,6 +19,7 @@ import (
 	"github.com/callstream/callstream/pkg/auth"
 	"github.com/callstream/callstream/pkg/kafka"
 	"github.com/callstream/callstream/pkg/problem"
+	"github.com/callstream/callstream/pkg/run"
 	"github.com/callstream/callstream/pkg/telemetry"
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/schemas/topic"
@@ -248,8 +249,7 @@ func (s *Service) applyKey(r *kgo.Record) {
 		return
 	}
 	var rec event.KeyRecord
-	pause := 100 * time.Millisecond
-	for {
+	for tries := 1; ; tries++ {
 		err := s.codec.Decode(s.background, r.Value, &rec)
 		if err == nil {
 			s.keys.apply(&rec)
@@ -260,11 +260,8 @@ func (s *Service) applyKey(r *kgo.Record) {
 			return
 		}
 		// Passing it over could bring back a key that it revokes: the feed waits.
-		select {
-		case <-s.background.Done():
+		if run.Again(s.background, tries) != nil {
 			return
-		case <-time.After(pause):
-			pause = min(2*pause, 2*time.Second)
 		}
 	}
 }
@@ -275,8 +272,7 @@ func (s *Service) prepare(ctx context.Context) {
 	for _, name := range topic.Events() {
 		subjects = append(subjects, name+"-value")
 	}
-	pause := 50 * time.Millisecond
-	for first := true; ; first = false {
+	for tries := 1; ; tries++ {
 		attempt, cancel := context.WithTimeout(ctx, 5*time.Second)
 		err := s.codec.Prepare(attempt, subjects...)
 		cancel()
@@ -287,14 +283,11 @@ func (s *Service) prepare(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		if first {
+		if tries == 1 {
 			s.log.Warn("waiting for the schema registry", zap.Error(err))
 		}
-		select {
-		case <-ctx.Done():
+		if run.Again(ctx, tries) != nil {
 			return
-		case <-time.After(pause):
-			pause = min(2*pause, 2*time.Second)
 		}
 	}
 }
@@ -317,10 +310,8 @@ func (s *Service) watch(ctx context.Context) {
 		if err != nil {
 			pause = 200 * time.Millisecond
 		}
-		select {
-		case <-ctx.Done():
+		if run.Sleep(ctx, pause) != nil {
 			return
-		case <-time.After(pause):
 		}
 	}
 }

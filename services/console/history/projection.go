@@ -1,7 +1,6 @@
 package history
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/callstream/callstream/pkg/kafka"
+	"github.com/callstream/callstream/pkg/run"
 	"github.com/callstream/callstream/schemas/topic"
 	"github.com/callstream/callstream/services/console/storage"
 )
@@ -117,7 +117,7 @@ func (p *Projection) Run(ctx context.Context) error {
 		} else {
 			p.log.Warn("the history can't be written now, trying again", zap.Error(err))
 		}
-		if pause(ctx, time.Second, nil) != nil {
+		if run.Sleep(ctx, time.Second) != nil {
 			return nil
 		}
 	}
@@ -143,8 +143,8 @@ func (p *Projection) lead(ctx context.Context) error {
 	return r.run(led)
 }
 
-// run is one term of being the writer.
-type run struct {
+// term is one of being the writer.
+type term struct {
 	*Projection
 	as     state
 	client *kgo.Client
@@ -155,7 +155,7 @@ type run struct {
 }
 
 // begin finds out where to go on in each partition.
-func (p *Projection) begin(ctx context.Context, as state) (*run, error) {
+func (p *Projection) begin(ctx context.Context, as state) (*term, error) {
 	next, err := p.store.progress(ctx)
 	if err != nil {
 		return nil, err
@@ -164,7 +164,7 @@ func (p *Projection) begin(ctx context.Context, as state) (*run, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &run{Projection: p, as: as, next: map[kafka.TopicPartition]int64{}, ends: ends, pace: pace{least: p.cfg.Share, share: p.cfg.Share}}
+	r := &term{Projection: p, as: as, next: map[kafka.TopicPartition]int64{}, ends: ends, pace: pace{least: p.cfg.Share, share: p.cfg.Share}}
 	moved := map[kafka.TopicPartition]int64{}
 	from := map[string]map[int32]kgo.Offset{}
 	for at, end := range ends {
@@ -277,7 +277,7 @@ func (p *Projection) reportLoss(ctx context.Context, at kafka.TopicPartition, fr
 }
 
 // run projects until the term is over, which is an error but where ctx ended.
-func (r *run) run(ctx context.Context) error {
+func (r *term) run(ctx context.Context) error {
 	r.setLag(r.behind())
 	looked := time.Now()
 	for {
@@ -305,14 +305,14 @@ func (r *run) run(ctx context.Context) error {
 		}
 		lag := r.behind()
 		r.setLag(lag)
-		if pause(ctx, r.pace.rest(took, lag, time.Now()), r.urge) != nil {
+		if run.Await(ctx, r.urge, r.pace.rest(took, lag, time.Now())) != nil {
 			return nil
 		}
 	}
 }
 
 // project writes what one poll brought.
-func (r *run) project(ctx context.Context, fetches kgo.Fetches) error {
+func (r *term) project(ctx context.Context, fetches kgo.Fetches) error {
 	fetches.EachError(func(topic string, partition int32, err error) {
 		if errors.Is(err, context.DeadlineExceeded) {
 			return
@@ -357,7 +357,7 @@ func (r *run) project(ctx context.Context, fetches kgo.Fetches) error {
 			return err
 		}
 		r.log.Warn("history: write, trying again", zap.Error(err))
-		if err := pause(ctx, min(time.Duration(tries)*200*time.Millisecond, 5*time.Second), nil); err != nil {
+		if err := run.Again(ctx, tries); err != nil {
 			return err
 		}
 	}
@@ -369,7 +369,7 @@ func (r *run) project(ctx context.Context, fetches kgo.Fetches) error {
 }
 
 // fold adds a record, waiting for a registry that is away.
-func (r *run) fold(ctx context.Context, b *batch, record *kgo.Record) error {
+func (r *term) fold(ctx context.Context, b *batch, record *kgo.Record) error {
 	for tries := 1; ; tries++ {
 		err := b.fold(ctx, r.cfg.Codec, record)
 		if err == nil {
@@ -379,14 +379,14 @@ func (r *run) fold(ctx context.Context, b *batch, record *kgo.Record) error {
 		if tries == 1 {
 			r.log.Warn("history: waiting for the schema registry", zap.Error(err))
 		}
-		if err := pause(ctx, min(time.Duration(tries)*200*time.Millisecond, 5*time.Second), nil); err != nil {
+		if err := run.Again(ctx, tries); err != nil {
 			return err
 		}
 	}
 }
 
 // behind is how many records wait.
-func (r *run) behind() int64 {
+func (r *term) behind() int64 {
 	var lag int64
 	for at, end := range r.ends {
 		lag += max(0, end-r.next[at])
@@ -417,7 +417,7 @@ func (p *Projection) CaughtUp(ctx context.Context) error {
 		if len(ends) == 0 {
 			return nil
 		}
-		if err := pause(ctx, 20*time.Millisecond, nil); err != nil {
+		if err := run.Sleep(ctx, 20*time.Millisecond); err != nil {
 			return fmt.Errorf("wait for the history, %d partitions are not read to their end: %w", len(ends), err)
 		}
 	}
@@ -454,16 +454,4 @@ func (p *pace) rest(worked time.Duration, lag int64, now time.Time) time.Duratio
 		p.looked, p.lag = now, lag
 	}
 	return time.Duration(float64(worked) * (1/p.share - 1))
-}
-
-// pause waits, or returns early where urge asks for it.
-func pause(ctx context.Context, d time.Duration, urge <-chan struct{}) error {
-	timer := time.NewTimer(cmp.Or(d, time.Nanosecond))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-urge:
-	case <-ctx.Done():
-	}
-	return ctx.Err()
 }

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/callstream/callstream/pkg/run"
 )
 
 // Role is work on a database that one process at a time does.
@@ -51,7 +53,7 @@ func (d *Database) LeadAs(ctx context.Context, role Role) (context.Context, func
 			return nil, nil, fmt.Errorf("wait for the lock %s: %w", role.File, err)
 		}
 		if conn == nil {
-			if err := pause(ctx, lockEvery); err != nil {
+			if err := run.Sleep(ctx, lockEvery); err != nil {
 				return nil, nil, err
 			}
 			continue
@@ -61,7 +63,7 @@ func (d *Database) LeadAs(ctx context.Context, role Role) (context.Context, func
 		go func() {
 			defer close(done)
 			defer cancel()
-			for pause(led, lockEvery) == nil {
+			for run.Sleep(led, lockEvery) == nil {
 				// The lock lives as long as its session: when that is gone, another may lead already.
 				if conn.PingContext(led) != nil {
 					return
@@ -111,20 +113,9 @@ func flock(ctx context.Context, path string) (func(), error) {
 			f.Close()
 			return nil, err
 		}
-		if err := pause(ctx, lockEvery/10); err != nil {
+		if err := run.Sleep(ctx, lockEvery/10); err != nil {
 			f.Close()
 			return nil, err
 		}
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/callstream/callstream/pkg/run"
 )
 
 // Kind tells apart what goes through the outbox.
@@ -139,15 +141,9 @@ func (s *Store) WaitPublished(ctx context.Context, seq Receipt) (int64, error) {
 		case at != 0:
 			return offset, nil
 		}
-		timer := time.NewTimer(publishedPoll)
-		select {
-		case <-published:
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return 0, fmt.Errorf("wait for outbox entry %d: %w", seq, ctx.Err())
+		if err := run.Await(ctx, published, publishedPoll); err != nil {
+			return 0, fmt.Errorf("wait for outbox entry %d: %w", seq, err)
 		}
-		timer.Stop()
 	}
 }
 
