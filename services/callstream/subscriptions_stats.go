@@ -22,6 +22,7 @@ type statsView struct {
 	SuccessRate    *float64         `json:"success_rate"`
 	Reasons        map[string]int64 `json:"reasons"`
 	Failures       map[string]int64 `json:"failures"`
+	Via            map[string]int64 `json:"via"`
 	Endpoint       figuresView      `json:"endpoint_ms"`
 	Latency        figuresView      `json:"latency_ms"`
 	Backlog        map[string]int64 `json:"backlog"`
@@ -81,7 +82,7 @@ func printStats(w io.Writer, raw json.RawMessage) error {
 	return pairs(w,
 		[2]string{"subscription", v.SubscriptionID}, [2]string{"events of the last", v.Window}, [2]string{"deliveries", amounts(v.Deliveries)},
 		[2]string{"success", rate}, [2]string{"reasons", amounts(v.Reasons)}, [2]string{"failing with", amounts(v.Failures)},
-		[2]string{"endpoint took", v.Endpoint.String()}, [2]string{"from acceptance", v.Latency.String()}, [2]string{"waiting now", amounts(v.Backlog)},
+		[2]string{"sent to", amounts(v.Via)}, [2]string{"endpoint took", v.Endpoint.String()}, [2]string{"from acceptance", v.Latency.String()}, [2]string{"waiting now", amounts(v.Backlog)},
 	)
 }
 

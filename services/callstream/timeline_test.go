@@ -84,6 +84,7 @@ func TestWhatBecameOfACall(t *testing.T) {
 	require.NoError(t, r.err)
 	require.Regexp(t, `(?m)^deliveries +2 delivered$`, r.out)
 	require.Regexp(t, `(?m)^success +100\.00 %$`, r.out)
+	require.Regexp(t, `(?m)^sent to +2 primary$`, r.out)
 	require.Regexp(t, `(?m)^reasons +1 filtered, 1 missing_field$`, up.run(t, "subscriptions", "stats", filters, "--window", "1h").out)
 	require.ErrorContains(t, up.run(t, "subscriptions", "stats", gets, "--window", "soon").err, "window")
 

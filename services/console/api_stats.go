@@ -44,6 +44,7 @@ type subscriptionStats struct {
 	SuccessRate    *float64              `json:"success_rate,omitempty" doc:"delivered of delivered and dead, 0 to 1; absent where there is neither"`
 	Reasons        map[string]int64      `json:"reasons" doc:"the skipped and dead ones by reason"`
 	Failures       map[string]int64      `json:"failures" doc:"those whose newest request failed, by class of the error"`
+	Via            map[string]int64      `json:"via" doc:"those that were sent, by where the newest request went: primary, fallback"`
 	Endpoint       figures               `json:"endpoint_ms" doc:"how long the endpoint took for what was delivered"`
 	Latency        figures               `json:"latency_ms" doc:"from acceptance to the end of the endpoint's answer, replays left out"`
 	Backlog        map[string]int64      `json:"backlog" doc:"what waits now, by lane; retry is all retry tiers"`
@@ -75,7 +76,7 @@ func (a *apiSet) stats(ctx context.Context, store *storage.Store, p auth.Princip
 		return nil, err
 	}
 	out := subscriptionStats{
-		SubscriptionID: sub.ID, Window: window, Since: since, Deliveries: map[string]int64{}, Reasons: stats.Reasons, Failures: stats.Failures,
+		SubscriptionID: sub.ID, Window: window, Since: since, Deliveries: map[string]int64{}, Reasons: stats.Reasons, Failures: stats.Failures, Via: stats.Via,
 		Endpoint: figuresOf(stats.Duration), Latency: figuresOf(stats.Latency), Backlog: map[string]int64{sub.Lane: stats.Queued, laneRetry: stats.Retrying},
 	}
 	for _, state := range history.States() {

@@ -40,6 +40,8 @@ func fallsBack(t *testing.T, p *pipeline) {
 	require.Len(t, one, 3)
 	assert.Equal(t, []string{"primary", "primary", "fallback"}, []string{one[0].Via, one[1].Via, one[2].Via})
 	assert.Equal(t, "fallback", one[1].Reason)
+	stats := decode[struct{ Via map[string]int }](t, tn.must(200, http.MethodGet, "/v1/subscriptions/"+sub.ID+"/stats", nil))
+	assert.Equal(t, map[string]int{"fallback": 1}, stats.Via)
 	assert.Equal(t, 2, primary.Total())
 }
 

@@ -103,6 +103,7 @@ func TestStats(t *testing.T) {
 			w.decided(w.happens(id, 0), id, 1, "", event.DecisionEntry{SubscriptionID: "sub_1", Outcome: StateQueued})
 			w.tried(id, "sub_1", 1, func(a *event.Attempt) { a.DurationMicros = int64(i+1) * 1000 })
 		}
+		w.tried("e000", "sub_1", 1, func(a *event.Attempt) { a.Attempt, a.Via, a.DurationMicros = 2, "fallback", 1000 })
 		for i, end := range []string{"retry", StateDead, StateSkipped} {
 			id := fmt.Sprintf("f%d", i)
 			w.decided(w.happens(id, 0), id, 1, "", event.DecisionEntry{SubscriptionID: "sub_1", Outcome: StateQueued})
@@ -115,6 +116,7 @@ func TestStats(t *testing.T) {
 		require.Equal(t, map[string]int64{StateDelivered: 100, StateRetrying: 1, StateDead: 1, StateSkipped: 1, StateQueued: 1}, stats.States)
 		require.Equal(t, map[string]int64{"timeout": 2}, stats.Failures)
 		require.Equal(t, map[string]int64{"because": 2}, stats.Reasons)
+		require.Equal(t, map[string]int64{"primary": 102, "fallback": 1}, stats.Via, "by the newest request")
 		require.Equal(t, Percentiles{Count: 100, P50: 50 * time.Millisecond, P90: 90 * time.Millisecond, P99: 99 * time.Millisecond}, stats.Duration)
 		require.Equal(t, time.Second+50*time.Millisecond, stats.Latency.P50)
 		require.Equal(t, []int64{1, 1}, []int64{stats.Queued, stats.Retrying})

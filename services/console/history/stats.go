@@ -17,6 +17,8 @@ type Stats struct {
 	Reasons map[string]int64
 	// Failures counts those of them whose newest request failed, by class of the error.
 	Failures map[string]int64
+	// Via counts those of them that were sent, by where their newest request went: primary or fallback.
+	Via map[string]int64
 	// Duration is how long the endpoint took for those that were delivered, Latency the time from acceptance to the
 	// end of its answer, replays left out. Both are of the newest at most 10,000.
 	Duration, Latency Percentiles
@@ -45,18 +47,18 @@ func (s *Store) Stats(ctx context.Context, tenant, subscription string, since ti
 }
 
 func (s *Store) stats(ctx context.Context, tenant, subscription string, since time.Time) (Stats, error) {
-	stats := Stats{States: map[string]int64{}, Reasons: map[string]int64{}, Failures: map[string]int64{}}
+	stats := Stats{States: map[string]int64{}, Reasons: map[string]int64{}, Failures: map[string]int64{}, Via: map[string]int64{}}
 	rows, err := s.query(ctx, `SELECT state, CASE WHEN state IN ('skipped', 'dead') THEN reason ELSE '' END AS why,
-			CASE WHEN state IN ('retrying', 'dead') THEN error_class ELSE '' END AS failure, COUNT(*)
-		FROM history_deliveries WHERE tenant = ? AND subscription_id = ? AND created_at >= ? GROUP BY 1, 2, 3`, name(tenant), name(subscription), micros(since))
+			CASE WHEN state IN ('retrying', 'dead') THEN error_class ELSE '' END AS failure, via, COUNT(*)
+		FROM history_deliveries WHERE tenant = ? AND subscription_id = ? AND created_at >= ? GROUP BY 1, 2, 3, 4`, name(tenant), name(subscription), micros(since))
 	if err != nil {
 		return stats, fmt.Errorf("count deliveries: %w", err)
 	}
 	defer rows.Close()
 	for rows.Next() {
-		var state, reason, failure string
+		var state, reason, failure, via string
 		var n int64
-		if err := rows.Scan(&state, &reason, &failure, &n); err != nil {
+		if err := rows.Scan(&state, &reason, &failure, &via, &n); err != nil {
 			return stats, fmt.Errorf("count deliveries: %w", err)
 		}
 		stats.States[state] += n
@@ -65,6 +67,9 @@ func (s *Store) stats(ctx context.Context, tenant, subscription string, since ti
 		}
 		if failure != "" {
 			stats.Failures[failure] += n
+		}
+		if via != "" {
+			stats.Via[via] += n
 		}
 	}
 	if err := rows.Err(); err != nil {
