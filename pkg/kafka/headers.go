@@ -45,7 +45,8 @@ const (
 	HeaderOrder               = "order"            // the call whose events are kept in order; absent: no order
 	HeaderRank                = "rank"             // place in that order: the event's offset in its topic
 	HeaderReplay              = "replay"           // the replay that it belongs to
-	HeaderRedrive             = "redrive"          // what it is sent again by: the id of a redrive, or of a retry by hand; they grow
+	HeaderRedrive             = "redrive"          // what it is sent again by: the id of a redrive, or of a retry by hand
+	HeaderOvertakes           = "overtakes"        // with redrive: the redrive that it was sent by before; absent: by none
 )
 
 // Header is the value of the record's first header of that name, empty when it has none.

@@ -324,6 +324,7 @@ func TestOneDeliveryIsRetried(t *testing.T) {
 	require.EqualValues(t, 2, h.end(lane))
 	back := h.at(lane, 1)
 	require.Equal(t, []string{"1", "1", now.RedriveID}, []string{kafka.Header(back, kafka.HeaderAttempt), kafka.Header(back, kafka.HeaderScheduleFrom), kafka.Header(back, kafka.HeaderRedrive)})
+	require.Equal(t, []string{lane + "/0/0", ""}, []string{kafka.Header(back, kafka.HeaderOrigin), kafka.Header(back, kafka.HeaderOvertakes)})
 	require.Equal(t, h.at(lane, 0).Value, back.Value)
 	require.NotEmpty(t, h.audited("kind=redrive&id="+now.RedriveID).Items)
 	require.NoError(t, h.svc.project.CaughtUp(t.Context()))
@@ -336,6 +337,7 @@ func TestOneDeliveryIsRetried(t *testing.T) {
 	require.Equal(t, "redrive", dead.Action)
 	h.ended(dead.RedriveID)
 	require.EqualValues(t, 3, h.end(lane))
+	require.Equal(t, now.RedriveID, kafka.Header(h.at(lane, 2), kafka.HeaderOvertakes))
 
 	attempt.Attempt, attempt.Outcome, attempt.Reason, attempt.Redrive = 3, "delivered", "", dead.RedriveID
 	h.produceRecord(topic.Attempts, &attempt)

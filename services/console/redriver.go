@@ -290,7 +290,7 @@ func (r *redriver) resolve(ctx context.Context, out *returned, redrive *storage.
 		out.replay = &event.ReplayEvent{Topic: at.Topic, Partition: at.Partition, Offset: at.Offset, ID: l.EventID, Source: l.Source}
 		return
 	}
-	original := &kgo.Record{Key: l.OriginalKey, Value: l.OriginalValue, Partition: l.SourcePartition}
+	original := &kgo.Record{Key: l.OriginalKey, Value: l.OriginalValue, Topic: l.SourceTopic, Partition: l.SourcePartition, Offset: l.SourceOffset}
 	for _, name := range slices.Sorted(maps.Keys(l.OriginalHeaders)) {
 		original.Headers = append(original.Headers, kgo.RecordHeader{Key: name, Value: l.OriginalHeaders[name]})
 	}
@@ -326,23 +326,33 @@ func (r *redriver) putBack(ctx context.Context, out *returned, original *kgo.Rec
 		return
 	}
 	out.mark.ReplayID, out.mark.Test, out.mark.AcceptedAt = d.ReplayID, d.Test, d.AcceptedAt
-	out.record = &kgo.Record{Topic: lane, Partition: original.Partition, Key: original.Key, Value: original.Value, Headers: redrivenHeaders(original.Headers, attempts, out.mark.Redrive)}
+	out.record = &kgo.Record{Topic: lane, Partition: original.Partition, Key: original.Key, Value: original.Value, Headers: redrivenHeaders(original, attempts, out.mark.Redrive)}
 }
 
-// redrivenHeaders are those of a delivery that begins a new schedule. What said where it was parked and when it was due is
-// left out, with its place in the order of its call, which those behind it have passed.
-func redrivenHeaders(original []kgo.RecordHeader, attempts int, redrive string) []kgo.RecordHeader {
-	headers := make([]kgo.RecordHeader, 0, len(original)+3)
-	for _, h := range original {
+// redrivenHeaders are those of a delivery that begins a new schedule, and name the one that it takes over from: copies of that
+// one are not sent any more. What said where it was parked and when it was due is left out, with its place in the order of its
+// call, which those behind it have passed.
+func redrivenHeaders(original *kgo.Record, attempts int, redrive string) []kgo.RecordHeader {
+	headers := make([]kgo.RecordHeader, 0, len(original.Headers)+5)
+	for _, h := range original.Headers {
 		switch h.Key {
 		case kafka.HeaderDue, kafka.HeaderEnqueued, kafka.HeaderTier, kafka.HeaderParked, kafka.HeaderVia, kafka.HeaderOrder, kafka.HeaderRank,
-			kafka.HeaderAttempt, kafka.HeaderScheduleFrom, kafka.HeaderRedrive:
+			kafka.HeaderAttempt, kafka.HeaderScheduleFrom, kafka.HeaderOrigin, kafka.HeaderRedrive, kafka.HeaderOvertakes:
 		default:
 			headers = append(headers, h)
 		}
 	}
+	origin := cmp.Or(kafka.Header(original, kafka.HeaderOrigin), placeOfRecord(original).String())
+	if before := kafka.Header(original, kafka.HeaderRedrive); before != "" {
+		headers = append(headers, kafka.StringHeader(kafka.HeaderOvertakes, before))
+	}
 	return append(headers, kafka.IntHeader(kafka.HeaderAttempt, int64(attempts)), kafka.IntHeader(kafka.HeaderScheduleFrom, int64(attempts)),
-		kafka.StringHeader(kafka.HeaderRedrive, redrive))
+		kafka.StringHeader(kafka.HeaderOrigin, origin), kafka.StringHeader(kafka.HeaderRedrive, redrive))
+}
+
+// placeOfRecord is where a record stands.
+func placeOfRecord(r *kgo.Record) kafka.Place {
+	return kafka.Place{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset}
 }
 
 // unread says what it means that a record can't be had: that there is none, or that another try may help.

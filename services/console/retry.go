@@ -166,7 +166,7 @@ func (a *apiSet) retryNow(ctx context.Context, store *storage.Store, p auth.Prin
 		StartedAt: a.deps.Now().UTC().Truncate(time.Microsecond), Redrive: id,
 	}}
 	if a.redrive.putBack(ctx, one, original, attempt.Attempt, lanes); one.err == nil && one.item.State == storage.ItemDone {
-		record := kafka.Place{Topic: original.Topic, Partition: original.Partition, Offset: original.Offset}.String()
+		record := placeOfRecord(original).String()
 		// First, so that nothing is sent that nobody has answered for, and nothing twice: the history follows, and each member of
 		// a batch may be asked for.
 		other, err := store.BeginRetry(ctx, d.Tenant, id, record, storage.Change{Actor: p.Actor(), Action: actionRetried, Detail: map[string]any{"delivery": d.ID, "subscription": d.SubscriptionID}})

@@ -62,6 +62,7 @@ type delivery struct {
 	scheduleFrom int    // of them, those before the present schedule began
 	fallback     bool   // it goes to the subscription's fallback_url
 	redrive      string // who asked for it to be sent again; empty: nobody did
+	overtakes    string // the redrive, or the lack of one, whose schedule it takes over from
 	parked       int    // times it found no room since the last attempt
 	due          time.Time
 	enqueued     time.Time // when it entered the tier it is in
@@ -96,6 +97,8 @@ func readDelivery(r *kgo.Record, from source) delivery {
 			d.fallback = string(h.Value) == viaFallback
 		case kafka.HeaderRedrive:
 			d.redrive = string(h.Value)
+		case kafka.HeaderOvertakes:
+			d.overtakes = string(h.Value)
 		case kafka.HeaderParked:
 			d.parked = int(decimal(h.Value))
 		case kafka.HeaderDue:
@@ -131,6 +134,14 @@ func readDelivery(r *kgo.Record, from source) delivery {
 // key names the shard that the delivery belongs to.
 func (d *delivery) key() shardKey {
 	return shardKey{subscription: d.subscription, partition: d.task.Record.Partition, fallback: d.fallback}
+}
+
+// begunAt is the place of the delivery's first record.
+func (d *delivery) begunAt() string {
+	if d.origin != "" {
+		return d.origin
+	}
+	return place(d.task.Record)
 }
 
 // decimal reads a number without allocating; what is no number is 0.
@@ -195,21 +206,18 @@ func (d *delivery) moved(m move, now time.Time) kgo.Record {
 			headers = append(headers, h)
 		}
 	}
-	class, status, firstFailed, origin := d.lastClass, d.lastStatus, d.firstFailed, d.origin
+	class, status, firstFailed := d.lastClass, d.lastStatus, d.firstFailed
 	if !m.failed.IsZero() {
 		class, status = m.class, m.status
 		if firstFailed.IsZero() {
 			firstFailed = m.failed
 		}
 	}
-	if origin == "" {
-		origin = place(old)
-	}
 	headers = append(headers,
 		kafka.IntHeader(kafka.HeaderAttempt, int64(m.attempts)),
 		kafka.IntHeader(kafka.HeaderParked, int64(m.parked)),
 		kafka.IntHeader(kafka.HeaderEnqueued, now.UnixMilli()),
-		kafka.StringHeader(kafka.HeaderOrigin, origin),
+		kafka.StringHeader(kafka.HeaderOrigin, d.begunAt()),
 	)
 	if m.fallback {
 		headers = append(headers, kafka.StringHeader(kafka.HeaderVia, viaFallback), kafka.IntHeader(kafka.HeaderScheduleFrom, int64(m.attempts)))

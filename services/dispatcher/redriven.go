@@ -1,42 +1,53 @@
 package dispatcher
 
 import (
-	"strings"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
 
-// mostRedriven bounds each half of what is remembered; the older half goes first.
-const mostRedriven = 16 << 10
+// mostRedriven bounds each half of what is remembered; the older half goes first. mostOvertaken bounds it for one delivery.
+const mostRedriven, mostOvertaken = 16 << 10, 16
 
-// redriven remembers which deliveries this process has taken up because somebody asked for them to be sent again. A copy
-// of one that comes due later, of the schedule before, is not sent: the redriven one has its turn, and ends in an outcome
-// of its own, since its offset completes only then. What is forgotten, after a restart or among too many, is sent twice
-// under the same webhook-id.
+// redriven remembers which schedules this process has seen a redrive take over from. A copy that comes due later, of the
+// schedule before, is not sent: the redriven one has its turn, and ends in an outcome of its own, since its offset completes
+// only then. What is forgotten, after a restart or among too many, is sent twice under the same webhook-id.
+//
+// Which schedule comes before which is not a question of clocks: a redrive names the one that it takes over from, and the
+// copies of no other are passed by.
 type redriven struct {
 	some atomic.Bool // whether there is anything to look for
 	mu   sync.Mutex
-	by   [2]map[string]string // the newest turn of each delivery that was redriven
+	over recent[string, []schedule] // those that were overtaken, by delivery
 }
 
-// overtaken notes a delivery that is taken up, with the redrive and the replay that it belongs to, or "", and says whether
-// it is a copy that a newer redrive has overtaken.
-func (r *redriven) overtaken(delivery, redrive, replay string) bool {
-	if redrive == "" && !r.some.Load() {
+func newRedriven() *redriven {
+	return &redriven{over: recent[string, []schedule]{most: mostRedriven}}
+}
+
+// schedule is one run of attempts at a delivery: that which begins with its first record, or what a redrive of it began.
+type schedule struct{ origin, redrive string }
+
+// overtaken notes a delivery that is taken up, and says whether it is a copy that a redrive has overtaken.
+func (r *redriven) overtaken(id string, d *delivery) bool {
+	if d.redrive == "" && !r.some.Load() {
 		return false
 	}
-	// Without what says which of them it is, ids of both grow with time.
-	turn := max(strings.TrimPrefix(redrive, "rdr_"), strings.TrimPrefix(replay, "rpl_"))
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	newest := max(r.by[0][delivery], r.by[1][delivery])
-	if turn <= newest || redrive == "" {
-		return turn < newest
+	over := r.over.get(id)
+	if d.redrive == "" && over == nil {
+		return false
 	}
-	if r.by[0] == nil || len(r.by[0]) >= mostRedriven {
-		r.by = [2]map[string]string{{}, r.by[0]}
+	origin := d.begunAt()
+	if slices.Contains(over, schedule{origin, d.redrive}) {
+		return true
 	}
-	r.by[0][delivery] = turn
+	before := schedule{origin, d.overtakes}
+	if d.redrive == "" || slices.Contains(over, before) {
+		return false
+	}
+	r.over.put(id, append(slices.Clone(over[max(0, len(over)+1-mostOvertaken):]), before))
 	r.some.Store(true)
 	return false
 }

@@ -66,7 +66,7 @@ type Service struct {
 	scheduler  *scheduler
 	outage     *outage
 	owned      ownedPartitions
-	redriven   redriven
+	redriven   *redriven
 	copies     *copies
 	sequencers *sequencers
 	metrics    *metrics
@@ -88,7 +88,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		cfg: cfg, log: deps.Log, tracer: deps.Tracer.Tracer("github.com/callstream/callstream/services/dispatcher"),
 		recording: deps.Recording(), codec: deps.Codec, box: deps.Box, name: deps.Name,
 		tiers: newTiers(policy.Tiers()), book: subscription.NewBook(), health: newHealth(cfg.DisableAfter), outage: newOutage(time.Now()),
-		copies: newCopies(), running: context.Background(),
+		redriven: newRedriven(), copies: newCopies(), running: context.Background(),
 	}
 	if s.name == "" {
 		host, err := os.Hostname()

@@ -96,7 +96,7 @@ func (w *worker) admit(j *job, d *event.Delivery) (to *target) {
 		return nil
 	}
 	w.parts = appendParts(w.parts[:0], d, j.task.Record)
-	if w.s.redriven.overtaken(d.ID, j.redrive, d.ReplayID) || w.s.copies.overtaken(&j.delivery) {
+	if w.s.redriven.overtaken(d.ID, &j.delivery) || w.s.copies.overtaken(&j.delivery) {
 		w.s.supersede(&j.delivery)
 		return nil
 	}

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -136,6 +137,60 @@ func redrivesTheDead(t *testing.T, p *pipeline) {
 	id := before["dead-0"]
 	tn.must(202, http.MethodPost, "/v1/deliveries/"+id+"/retry", nil)
 	assert.Equal(t, id, await(t, hook, 2*n+1)[2*n].ID)
+}
+
+// P-08, S1-12: whoever asks for the members of a batch that waits gets the batch sent once, and not once more when its planned
+// attempt is due.
+func retriesByHandOnce(t *testing.T, p *pipeline) {
+	tn := tenantOf(t, p)
+	asked := make(chan struct{})
+	hook := hooktest.Start(t, hooktest.Options{Answer: func(r *hooktest.Request) hooktest.Answer {
+		if r.Attempt < 3 {
+			return hooktest.Answer{Status: 500}
+		}
+		<-asked
+		return hooktest.Answer{}
+	}})
+	answer := sync.OnceFunc(func() { close(asked) })
+	t.Cleanup(answer)
+	sub := tn.subscribe(object{"url": hook.URL(), "events": []string{"call.*"}, "batch": object{"max_events": 2, "max_wait": "1m"},
+		"retry": object{"schedule": []string{"100ms", "15s"}, "max_attempts": 3}})
+	tn.post([]object{ended("hand", object{"id": "hand-0"}), ended("hand", object{"id": "hand-1"})})
+	first := await(t, hook, 2)[1]
+	var waiting []delivery
+	eventually(t, "both wait for the third attempt", func() error {
+		waiting = tn.deliveries(url.Values{"subscription_id": {sub.ID}, "state": {"retrying"}})
+		for _, d := range waiting {
+			if d.Attempts != 2.0 {
+				waiting = nil
+			}
+		}
+		if len(waiting) != 2 {
+			return errors.New("they don't")
+		}
+		return nil
+	})
+	statuses := map[int]int{}
+	for _, d := range waiting {
+		r, err := tn.try(http.MethodPost, "/v1/deliveries/"+d.ID+"/retry", nil, nil)
+		require.NoError(t, err)
+		statuses[r.status]++
+	}
+	answer()
+	assert.Equal(t, map[int]int{http.StatusAccepted: 1, http.StatusConflict: 1}, statuses)
+	again := await(t, hook, 3)[2]
+	assert.Equal(t, []any{first.ID, string(first.Body), 3}, []any{again.ID, string(again.Body), again.Attempt})
+	deliveriesOf(t, tn, sub.ID, "delivered", 2)
+	eventually(t, "the planned attempt is passed by", func() error {
+		for _, name := range p.names() {
+			passed, err := metric(t.Context(), p.url(name), "callstream_dispatcher_deliveries_total", "superseded")
+			if err == nil && passed > 0 {
+				return nil
+			}
+		}
+		return errors.New("it is not")
+	})
+	assert.Equal(t, 3, hook.Total())
 }
 
 // TestARedriveSurvivesKills kills the process that puts dead letters back, in the middle of that: all of them arrive, and

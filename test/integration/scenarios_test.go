@@ -68,6 +68,7 @@ var scenarios = []struct {
 	{"what became of an event is explained", explains},
 	{"what was missed in a pause is replayed once", replaysTheMissed},
 	{"the dead are redriven once their endpoint is mended", redrivesTheDead},
+	{"a batch that is retried by hand is sent once", retriesByHandOnce},
 	{"tests are sent, previews are not", testsAndPreviews},
 	{"an agent's settings make a subscription", setsUpAnAgent},
 	{"no more events go out than are wanted", limitsFrequency},
