@@ -115,7 +115,8 @@ func (s *scheduler) removeOpen(sh *shard, match func(*job) bool) []*job {
 	return out
 }
 
-// requeue puts jobs that can't be in the batch that they were taken in back into their queue.
+// requeue puts jobs that can't be in the batch that they were taken in back into their queue, and gives those back whose
+// partition is to be given up.
 func (s *scheduler) requeue(jobs []*job) {
 	if len(jobs) == 0 {
 		return
@@ -124,6 +125,10 @@ func (s *scheduler) requeue(jobs []*job) {
 	defer s.mu.Unlock()
 	now := time.Now()
 	for _, j := range jobs {
+		if stopping(j.task) {
+			j.task.Abandon()
+			continue
+		}
 		// Anew: the job that was taken may stand for the others.
 		s.push(j.shard, &job{delivery: j.delivery, shard: j.shard, with: j.with, joins: j.joins, size: j.size, late: j.late}, now)
 	}

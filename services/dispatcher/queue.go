@@ -139,6 +139,9 @@ func (s *scheduler) abandon(partition int32) {
 		for _, j := range s.remove(sh, now, func(j *job) bool { return stopping(j.task) }) {
 			j.task.Abandon()
 		}
+		for _, j := range sh.flying {
+			j.ceded = stopping(j.task)
+		}
 	}
 }
 
@@ -190,6 +193,9 @@ func (s *scheduler) limit(sh *shard, l limits, now time.Time) {
 // patience for room: an endpoint that takes thousands of requests a second needs no parking, only a moment. What has
 // been parked waits within its subscription's share of time.
 //
+// When ctx has ended nothing is queued any more, since abandon may have been there already: what is queued then would only be
+// given back when its turn comes, and its partition would be waited for.
+//
 // A job whose call is kept in order is not queued: it has a place then, and enter queues it when its turn has come.
 func (s *scheduler) submit(ctx context.Context, j *job, patience time.Duration) admission {
 	sh := j.shard
@@ -197,7 +203,7 @@ func (s *scheduler) submit(ctx context.Context, j *job, patience time.Duration) 
 	var deadline *time.Timer
 	for {
 		s.mu.Lock()
-		if s.stopped {
+		if s.stopped || ctx.Err() != nil {
 			s.mu.Unlock()
 			return closing
 		}
@@ -318,7 +324,7 @@ func (s *scheduler) push(sh *shard, j *job, now time.Time) {
 func (s *scheduler) enter(j *job) admission {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stopped {
+	if s.stopped || stopping(j.task) {
 		return closing
 	}
 	now := time.Now()
@@ -591,17 +597,20 @@ func (s *scheduler) finish(j *job, now time.Time) *change {
 		sh.rate.giveBack(now)
 		j.token = time.Time{}
 	}
-	if j.again {
+	switch {
+	case j.again && j.ceded:
+		for _, one := range append([]*job{j}, j.rest...) {
+			one.task.Abandon()
+		}
+	case j.again:
 		j.again = false
 		sh.queue(j).unpop(j)
 		sh.bytes += j.bytes()
 		sh.members += len(j.rest)
 		s.waiting += j.jobs()
-	} else {
-		if j.took > 0 { // what was not sent says nothing of the endpoint
-			sh.lastDone = now
-			sh.learn(j.took)
-		}
+	case j.took > 0: // what was not sent says nothing of the endpoint
+		sh.lastDone = now
+		sh.learn(j.took)
 	}
 	c := s.react(sh, j.came, now)
 	s.account(sh)

@@ -163,6 +163,9 @@ func TestABusyEndpointIsWaitedFor(t *testing.T) {
 	if got := s.submit(ctx, submitTo(s, "a", 1, 4), time.Minute); got != closing {
 		t.Errorf("after the end of its context: %v", got)
 	}
+	if got := s.submit(ctx, submitTo(s, "idle", 1, 5), 0); got != closing {
+		t.Errorf("after the end of its context, although there is room: %v", got)
+	}
 	close(step)
 	s.stop()
 	if got := s.submit(t.Context(), submitTo(s, "a", 1, 5), time.Minute); got != closing {

@@ -54,6 +54,7 @@ type job struct {
 	began time.Time     // when a worker took it
 	place int           // in its shard's flying
 	again bool          // it goes back to the head of its queue
+	ceded bool          // its partition was to be given up while it was in flight
 	turn  turn          // where the shard's subscription has a frequency
 
 	cancel  context.CancelFunc // ends its request, from when sending is set
