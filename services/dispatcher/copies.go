@@ -17,7 +17,7 @@ const mostCopies = 32 << 10
 // copies remembers how far deliveries have come that are late: retries, what was parked, and what is redriven. A late
 // record that was moved on, and whose offset wasn't committed when its process died, is moved on once more: then there are
 // two of the delivery, and without this the next crash would make four of them. Of two that take the same step, the second
-// ends here.
+// ends here; where the first is being sent, the second waits.
 //
 // A step is noted when all that follows from it is acknowledged. So for whatever ends here stands another record, or an
 // outcome; and what is forgotten, by a restart or among too many, is sent again under the same webhook-id. First attempts
@@ -25,12 +25,18 @@ const mostCopies = 32 << 10
 type copies struct {
 	some atomic.Bool // whether there is anything to look for
 	mu   sync.Mutex
-	next recent[copyKey, step] // where those begin that stand for all before
+	of   recent[copyKey, progress]
 	seed [2]maphash.Seed
 }
 
+// progress is what is known of a delivery's copies.
+type progress struct {
+	next step        // where those begin that stand for all before
+	by   *kafka.Task // the one that is being sent; nil where none is
+}
+
 func newCopies() *copies {
-	return &copies{next: recent[copyKey, step]{most: mostCopies}, seed: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}}
+	return &copies{of: recent[copyKey, progress]{most: mostCopies}, seed: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}}
 }
 
 // copyKey is what all copies of a delivery have in common, and what the same event's other turns (accepted, replayed or
@@ -76,17 +82,22 @@ func (d *delivery) isLate() bool {
 }
 
 // taken notes that all is written that follows from a late record, so that the delivery goes on from next.
-func (c *copies) taken(r *kgo.Record, next step) {
-	key := c.keyOf(r)
+func (c *copies) taken(t *kafka.Task, next step) {
+	key := c.keyOf(t.Record)
 	if key == (copyKey{}) {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.next.get(key).before(next) {
-		c.next.put(key, next)
-		c.some.Store(true)
+	p := c.of.get(key)
+	if p.next.before(next) {
+		p.next = next
 	}
+	if p.by == t {
+		p.by = nil
+	}
+	c.of.put(key, p)
+	c.some.Store(true)
 }
 
 // overtaken says whether a delivery is a copy of one that has taken its step.
@@ -97,7 +108,31 @@ func (c *copies) overtaken(d *delivery) bool {
 	key := c.keyOf(d.task.Record)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return d.step().before(c.next.get(key))
+	return d.step().before(c.of.get(key).next)
+}
+
+// claim is asked before a delivery is sent: of two copies one may have been overtaken, and waits while the other is busy. A
+// claim ends when its step is taken, or with its partition.
+func (c *copies) claim(d *delivery) (overtaken, busy bool) {
+	if !d.isLate() {
+		return false, false
+	}
+	key := c.keyOf(d.task.Record)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := c.of.get(key)
+	switch {
+	case key == copyKey{}:
+	case d.step().before(p.next):
+		return true, false
+	case p.by != nil && p.by != d.task && p.by.Context().Err() == nil:
+		return false, true
+	default:
+		p.by = d.task
+		c.of.put(key, p)
+		c.some.Store(true)
+	}
+	return false, false
 }
 
 // supersede ends a copy that another one stands for; what becomes of that one is on record.

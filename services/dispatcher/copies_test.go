@@ -1,11 +1,8 @@
 package dispatcher
 
 import (
-	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strconv"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -58,42 +55,24 @@ func TestCopiesOfARetryEnd(t *testing.T) {
 	}
 }
 
-// Of two copies that are sent at the same time, the one that fails leads to nothing once the other has delivered.
-func TestACopyThatFailsLeadsToNothing(t *testing.T) {
+// A copy that comes while another one is being sent waits, and ends when that one has an outcome.
+func TestACopyWaitsForTheOther(t *testing.T) {
 	r := newRig(t, nil)
-	var requests atomic.Int32
-	both, first := make(chan struct{}), make(chan struct{})
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		if requests.Add(1) == 1 {
-			<-both
-			return
-		}
-		close(both)
-		<-first
-		w.WriteHeader(http.StatusServiceUnavailable)
-	}))
-	t.Cleanup(server.Close)
-	r.feed(subscribed(t, "sub_1", server.URL, nil))
+	release, open := gate(t)
+	hook := receiver(t, func(*hooktest.Request) hooktest.Answer {
+		<-release
+		return hooktest.Answer{Status: 200}
+	})
+	r.feed(subscribed(t, "sub_1", hook.URL(), nil))
 	s := r.start()
 	d := r.delivery("sub_1", nil)
-	// The third attempt is the last: without the other, a dead letter would follow.
 	r.produce(r.late(d, 2, 0), r.late(d, 2, 0))
-	attempts := r.read(topic.Attempts)
-	attempts.wait(1)
-	key := s.copies.keyOf(r.late(d, 2, 0))
-	until(t, "the first copy's step is noted", func() bool {
-		s.copies.mu.Lock()
-		defer s.copies.mu.Unlock()
-		return s.copies.next.get(key) == ended
-	})
-	close(first)
-	until(t, "the second is passed over", func() bool { return s.metrics.outcomes[4].Load() == 1 })
+	until(t, "the copy is put aside", func() bool { return s.metrics.parked[copied].Load() == 1 })
+	open()
+	until(t, "it is passed over", func() bool { return s.metrics.outcomes[4].Load() == 1 })
 	r.done()
-	if a := decoded[event.Attempt](r, attempts, 1); len(a) != 1 || a[0].Outcome != outcomeDelivered {
-		t.Errorf("%d attempts, the first %s", len(a), a[0].Outcome)
-	}
-	if n := s.metrics.outcomes[2].Load(); n != 0 {
-		t.Errorf("%d dead", n)
+	if hook.Total() != 1 {
+		t.Errorf("%d requests", hook.Total())
 	}
 }
 
@@ -143,7 +122,7 @@ func TestNoCopyThatIsNeededEnds(t *testing.T) {
 		}
 		fresh := func() *copies {
 			c := newCopies()
-			c.next.most = rapid.SampledFrom([]int{1, most, 4 * most}).Draw(t, "most")
+			c.of.most = rapid.SampledFrom([]int{1, most, 4 * most}).Draw(t, "most")
 			return c
 		}
 		c := fresh()
@@ -156,7 +135,9 @@ func TestNoCopyThatIsNeededEnds(t *testing.T) {
 			at := rapid.IntRange(0, len(w.live)-1).Draw(t, "copy")
 			begins := w.live[at]
 			d := delivery{task: &kafka.Task{Record: deliveries[n]}, from: source{kind: fromSlow}, attempts: begins.attempts, parked: begins.parked}
-			if c.overtaken(&d) {
+			if overtaken, busy := c.claim(&d); busy {
+				t.Fatal("nothing else is being sent")
+			} else if overtaken {
 				w.live = slices.Delete(w.live, at, at+1)
 			} else {
 				next := ended
@@ -177,7 +158,7 @@ func TestNoCopyThatIsNeededEnds(t *testing.T) {
 				if rapid.IntRange(0, 3).Draw(t, "crash") == 0 {
 					c = fresh() // it dies before the commit, and the next one knows nothing
 				} else {
-					c.taken(deliveries[n], next)
+					c.taken(d.task, next)
 					w.live = slices.Delete(w.live, at, at+1)
 				}
 			}

@@ -37,7 +37,7 @@ func outcomeNames() []string {
 func parkCauses() map[admission]metric.MeasurementOption {
 	causes := map[admission]metric.MeasurementOption{}
 	for why, cause := range map[admission]string{
-		full: "share", slowed: "rate_limit", broken: "breaker", cooling: "retry_after", diverted: "window", faulty: "fault",
+		full: "share", slowed: "rate_limit", broken: "breaker", cooling: "retry_after", diverted: "window", faulty: "fault", copied: "copy",
 	} {
 		causes[why] = metric.WithAttributes(attribute.String("kind", "parked"), attribute.String("cause", cause))
 	}

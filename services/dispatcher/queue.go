@@ -21,6 +21,7 @@ const (
 	cooling              // the endpoint has asked for nothing for a while
 	diverted             // it held back its partition's window
 	faulty               // it can't be sent, for a reason of ours
+	copied               // a copy of it is being sent
 	admissions           // how many there are
 	closing              // the scheduler takes nothing any more
 )

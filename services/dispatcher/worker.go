@@ -96,8 +96,16 @@ func (w *worker) admit(j *job, d *event.Delivery) (to *target) {
 		return nil
 	}
 	w.parts = appendParts(w.parts[:0], d, j.task.Record)
-	if w.s.redriven.overtaken(d.ID, &j.delivery) || w.s.copies.overtaken(&j.delivery) {
+	if w.s.redriven.overtaken(d.ID, &j.delivery) {
 		w.s.supersede(&j.delivery)
+		return nil
+	}
+	switch overtaken, busy := w.s.copies.claim(&j.delivery); {
+	case overtaken:
+		w.s.supersede(&j.delivery)
+		return nil
+	case busy:
+		w.s.divert(j, copied, time.Now())
 		return nil
 	}
 	t, reason, err := w.s.resolve(ctx, j)
@@ -299,13 +307,6 @@ func (w *worker) settle(j *job, t *target, a *outbound.Answer, n int, traceparen
 	rec.HTTPStatus, rec.ResponseBody, rec.ResponseTruncated = a.Status, a.Body, a.Truncated
 	a.RecordHeader(rec.ResponseHeaders)
 	rec.ErrorClass, rec.Error = got.errorClass(), a.ErrorText()
-	if v.outcome != outcomeDelivered && len(j.rest) == 0 && s.copies.overtaken(&j.delivery) {
-		// Another copy was under way at the same time, and is ahead: what would follow from this one contradicts it.
-		rec.Outcome, v = outcomeSuperseded, verdict{outcome: outcomeSuperseded}
-		s.logAttempt(rec, t.Host(d.EventType), traceparent)
-		s.begin(&j.delivery).end()
-		return v
-	}
 	f := s.begin(&j.delivery)
 	f.rest = j.rest
 	f.leadsTo(ended)
@@ -455,6 +456,7 @@ func (s *Service) broken(d *delivery, cause any) {
 	}
 	now := time.Now()
 	f := s.begin(d)
+	f.leadsTo(ended)
 	dead := s.deadRecord(r, reasonInternal, detail, now)
 	s.writeRecord(f, topic.DeadLetters, r, dead)
 	if dead.DeliveryID != "" {

@@ -71,7 +71,7 @@ func (f *follow) done() {
 
 func (f *follow) complete(t *kafka.Task) {
 	if f.next != (step{}) {
-		f.s.copies.taken(t.Record, f.next)
+		f.s.copies.taken(t, f.next)
 	}
 	t.Done()
 }
