@@ -10,6 +10,7 @@ import (
 
 	"github.com/callstream/callstream/pkg/kafka"
 	"github.com/callstream/callstream/schemas/topic"
+	"github.com/callstream/callstream/services/console/storage"
 )
 
 // Attempt points to the record of one attempt on deliveries.attempts.
@@ -74,7 +75,7 @@ func appendAttempts(dst []byte, attempts []Attempt) []byte {
 		dst = binary.AppendUvarint(dst, uint64(a.Partition))
 		dst = binary.AppendUvarint(dst, uint64(a.Offset))
 		dst = binary.AppendUvarint(dst, uint64(a.Number))
-		dst = binary.AppendVarint(dst, micros(a.StartedAt))
+		dst = binary.AppendVarint(dst, storage.Micros(a.StartedAt))
 		dst = binary.AppendUvarint(dst, uint64(len(a.ReplayID)))
 		dst = append(dst, a.ReplayID...)
 	}
@@ -105,21 +106,7 @@ func parseAttempts(raw []byte) ([]Attempt, error) {
 		}
 		replay := string(raw[size : size+int(length)])
 		raw = raw[size+int(length):]
-		attempts = append(attempts, Attempt{Partition: int32(n[0]), Offset: int64(n[1]), Number: int(n[2]), StartedAt: fromMicros(at), ReplayID: replay})
+		attempts = append(attempts, Attempt{Partition: int32(n[0]), Offset: int64(n[1]), Number: int(n[2]), StartedAt: storage.FromMicros(at), ReplayID: replay})
 	}
 	return attempts, nil
-}
-
-func micros(t time.Time) int64 {
-	if t.IsZero() {
-		return 0
-	}
-	return t.UnixMicro()
-}
-
-func fromMicros(us int64) time.Time {
-	if us == 0 {
-		return time.Time{}
-	}
-	return time.UnixMicro(us).UTC()
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/callstream/callstream/pkg/kafka"
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/schemas/topic"
+	"github.com/callstream/callstream/services/console/storage"
 )
 
 // DeadLetter is one record of the dead-letter topic: what is searched by, and where the rest is.
@@ -125,8 +126,8 @@ func deadLetterColumns() []string {
 
 func (l *DeadLetter) values() []any {
 	return []any{l.ID(), l.Tenant, l.Reason, l.Detail, l.SubscriptionID, l.DeliveryID, l.EventID, l.Source, l.Type, l.CallID, l.Attempts,
-		micros(l.FirstFailedAt), micros(l.LastFailedAt), micros(l.DeadAt), l.ErrorClass, l.HTTPStatus, l.Service, l.Partition, l.Offset,
-		l.Original.Topic, l.Original.Partition, l.Original.Offset, micros(l.RedrivenAt), l.RedrivenBy}
+		storage.Micros(l.FirstFailedAt), storage.Micros(l.LastFailedAt), storage.Micros(l.DeadAt), l.ErrorClass, l.HTTPStatus, l.Service, l.Partition, l.Offset,
+		l.Original.Topic, l.Original.Partition, l.Original.Offset, storage.Micros(l.RedrivenAt), l.RedrivenBy}
 }
 
 func scanDeadLetter(row scanner) (*DeadLetter, error) {
@@ -136,7 +137,7 @@ func scanDeadLetter(row scanner) (*DeadLetter, error) {
 	err := row.Scan(&id, &l.Tenant, &l.Reason, &l.Detail, &l.SubscriptionID, &l.DeliveryID, &l.EventID, &l.Source, &l.Type, &l.CallID, &l.Attempts,
 		&first, &last, &dead, &l.ErrorClass, &l.HTTPStatus, &l.Service, &l.Partition, &l.Offset,
 		&l.Original.Topic, &l.Original.Partition, &l.Original.Offset, &redriven, &l.RedrivenBy)
-	l.FirstFailedAt, l.LastFailedAt, l.DeadAt, l.RedrivenAt = fromMicros(first), fromMicros(last), fromMicros(dead), fromMicros(redriven)
+	l.FirstFailedAt, l.LastFailedAt, l.DeadAt, l.RedrivenAt = storage.FromMicros(first), storage.FromMicros(last), storage.FromMicros(dead), storage.FromMicros(redriven)
 	return &l, err
 }
 
@@ -189,10 +190,10 @@ func (f *DeadFilter) choose(w *where, tenant string) {
 		w.and("http_status = ?", f.HTTPStatus)
 	}
 	if !f.Since.IsZero() {
-		w.and("dead_at >= ?", micros(f.Since))
+		w.and("dead_at >= ?", storage.Micros(f.Since))
 	}
 	if !f.Until.IsZero() {
-		w.and("dead_at < ?", micros(f.Until))
+		w.and("dead_at < ?", storage.Micros(f.Until))
 	}
 	if f.Redriven != nil {
 		condition := "redriven_at < dead_at"
@@ -212,7 +213,7 @@ func (s *Store) DeadLetters(ctx context.Context, tenants []string, f DeadFilter,
 			var w where
 			f.choose(&w, tenant)
 			if after != (DeadCursor{}) {
-				w.and("(dead_at, id) < (?, ?)", micros(after.DeadAt), after.ID)
+				w.and("(dead_at, id) < (?, ?)", storage.Micros(after.DeadAt), after.ID)
 			}
 			some, err := s.deadLetters(ctx, w, limit)
 			if err != nil {
@@ -230,7 +231,7 @@ func (s *Store) DeadLetters(ctx context.Context, tenants []string, f DeadFilter,
 }
 
 func (s *Store) deadLetters(ctx context.Context, w where, limit int) ([]*DeadLetter, error) {
-	rows, err := s.query(ctx, "SELECT "+strings.Join(deadLetterColumns(), ", ")+" FROM history_dead_letters"+w.text.String()+" ORDER BY dead_at DESC, id DESC LIMIT ?", append(w.args, limit)...)
+	rows, err := s.db.Query(ctx, "SELECT "+strings.Join(deadLetterColumns(), ", ")+" FROM history_dead_letters"+w.text.String()+" ORDER BY dead_at DESC, id DESC LIMIT ?", append(w.args, limit)...)
 	if err != nil {
 		return nil, fmt.Errorf("list dead letters: %w", err)
 	}

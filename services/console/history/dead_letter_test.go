@@ -81,7 +81,7 @@ func TestDeadLettersAreSearched(t *testing.T) {
 		w.exhausted("e3", "sub_1", 3, 100, "")
 		w.project(s, w.logs[topic.DeadLetters]...)
 		require.Contains(t, ids(acme, DeadFilter{EventID: "e3", Redriven: &no}, DeadCursor{}, 10), "dlq_0_0")
-		n, err := s.delete(t.Context(), "history_dead_letters", "dead_at", micros(w.at(50)), 100, nil)
+		n, err := s.delete(t.Context(), "history_dead_letters", "dead_at", storage.Micros(w.at(50)), 100, nil)
 		require.NoError(t, err)
 		require.EqualValues(t, 3, n, "and old ones go")
 	})

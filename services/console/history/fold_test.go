@@ -218,7 +218,7 @@ func TestMissedNeedsNoEventRow(t *testing.T) {
 		w.decided(e, "e1", 2, "", event.DecisionEntry{SubscriptionID: "sub_1", Outcome: StateSkipped, Reason: "paused"})
 		w.tried("e2", "sub_1", 3, func(a *event.Attempt) { a.Attempt, a.Outcome, a.Reason, a.HTTPStatus = 0, StateSkipped, "paused", 0 }) // its decision is gone
 		w.project(s, w.all()...)
-		_, err := s.delete(t.Context(), "history_events", "accepted_at", micros(w.at(1000)), 100, nil)
+		_, err := s.delete(t.Context(), "history_events", "accepted_at", storage.Micros(w.at(1000)), 100, nil)
 		require.NoError(t, err)
 		missed, err := s.Missed(t.Context(), "acme", "sub_1", Cursor{}, 10)
 		require.NoError(t, err)

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/callstream/callstream/services/console/storage"
 )
 
 const (
@@ -31,7 +33,7 @@ func (p *Projection) newKeeper(ctx context.Context) (keeper, error) {
 }
 
 func (k *keeper) count(ctx context.Context) error {
-	row := k.store.db.Read.QueryRowContext(ctx, `SELECT (SELECT COUNT(*) FROM history_events), (SELECT COUNT(*) FROM history_deliveries), (SELECT COUNT(*) FROM history_responses), (SELECT COUNT(*) FROM history_dead_letters)`)
+	row := k.store.db.Row(ctx, `SELECT (SELECT COUNT(*) FROM history_events), (SELECT COUNT(*) FROM history_deliveries), (SELECT COUNT(*) FROM history_responses), (SELECT COUNT(*) FROM history_dead_letters)`)
 	if err := row.Scan(&k.rows.events, &k.rows.deliveries, &k.rows.responses, &k.rows.letters); err != nil {
 		return fmt.Errorf("count the history: %w", err)
 	}
@@ -57,7 +59,7 @@ func (k *keeper) clean(ctx context.Context) error {
 			return err
 		}
 	}
-	before := micros(now.Add(-k.cfg.Retention))
+	before := storage.Micros(now.Add(-k.cfg.Retention))
 	more := false
 	for _, table := range []struct {
 		name, at    string
@@ -91,7 +93,7 @@ func (k *keeper) clean(ctx context.Context) error {
 	}
 	k.cleaned = now
 	return k.store.change(ctx, "forget what was missed long ago", func(t tx) error {
-		_, err := t.exec(ctx, `DELETE FROM history_forgotten WHERE forgotten_at < ?`, before)
+		_, err := t.Exec(ctx, `DELETE FROM history_forgotten WHERE forgotten_at < ?`, before)
 		return err
 	})
 }
@@ -99,10 +101,10 @@ func (k *keeper) clean(ctx context.Context) error {
 // noteMissed counts what subscriptions missed among the rows that are to be deleted: who asks for it is told that it is
 // lost.
 func (k *keeper) noteMissed(ctx context.Context, t tx, chosen string, args []any) error {
-	_, err := t.exec(ctx, `INSERT INTO history_forgotten (tenant, subscription_id, missed, forgotten_at)
+	_, err := t.Exec(ctx, `INSERT INTO history_forgotten (tenant, subscription_id, missed, forgotten_at)
 		SELECT tenant, subscription_id, COUNT(*), CAST(? AS BIGINT) FROM history_deliveries WHERE `+missed+` AND `+chosen+` GROUP BY tenant, subscription_id
 		ON CONFLICT (tenant, subscription_id) DO UPDATE SET missed = history_forgotten.missed + excluded.missed, forgotten_at = excluded.forgotten_at`,
-		append([]any{micros(k.cfg.Now())}, args...)...)
+		append([]any{storage.Micros(k.cfg.Now())}, args...)...)
 	return err
 }
 
@@ -122,7 +124,7 @@ func (s *Store) delete(ctx context.Context, table, at string, before, most int64
 				return err
 			}
 		}
-		done, err := t.exec(ctx, "DELETE FROM "+table+" WHERE "+chosen, args...)
+		done, err := t.Exec(ctx, "DELETE FROM "+table+" WHERE "+chosen, args...)
 		if err != nil {
 			return err
 		}

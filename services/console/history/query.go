@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/callstream/callstream/services/console/storage"
 )
 
 // Filter chooses deliveries of a tenant. Zero fields choose nothing.
@@ -57,7 +59,7 @@ func (w *where) equal(column, value string) {
 // after continues a list of descending order behind a cursor.
 func (w *where) after(c Cursor) {
 	if c != (Cursor{}) {
-		w.and("(created_at, id, occurrence) < (?, ?, ?)", micros(c.CreatedAt), c.ID, c.Occurrence)
+		w.and("(created_at, id, occurrence) < (?, ?, ?)", storage.Micros(c.CreatedAt), c.ID, c.Occurrence)
 	}
 }
 
@@ -81,10 +83,10 @@ func (s *Store) Deliveries(ctx context.Context, tenant string, f Filter, after C
 		w.and("http_status = ?", f.HTTPStatus)
 	}
 	if !f.Since.IsZero() {
-		w.and("created_at >= ?", micros(f.Since))
+		w.and("created_at >= ?", storage.Micros(f.Since))
 	}
 	if !f.Until.IsZero() {
-		w.and("created_at < ?", micros(f.Until))
+		w.and("created_at < ?", storage.Micros(f.Until))
 	}
 	w.after(after)
 	var found []*Delivery
@@ -96,7 +98,7 @@ func (s *Store) Deliveries(ctx context.Context, tenant string, f Filter, after C
 }
 
 func (s *Store) deliveries(ctx context.Context, w where, order string, limit int) ([]*Delivery, error) {
-	rows, err := s.query(ctx, selectDeliveries()+w.text.String()+" ORDER BY "+order+" LIMIT ?", append(w.args, limit)...)
+	rows, err := s.db.Query(ctx, selectDeliveries()+w.text.String()+" ORDER BY "+order+" LIMIT ?", append(w.args, limit)...)
 	if err != nil {
 		return nil, fmt.Errorf("list deliveries: %w", err)
 	}
@@ -156,7 +158,7 @@ func (s *Store) Call(ctx context.Context, tenant, call string, limit int) ([]*Ev
 }
 
 func (s *Store) events(ctx context.Context, w where, order string, limit int) ([]*Event, error) {
-	rows, err := s.query(ctx, selectEvents()+w.text.String()+" ORDER BY "+order+" LIMIT ?", append(w.args, limit)...)
+	rows, err := s.db.Query(ctx, selectEvents()+w.text.String()+" ORDER BY "+order+" LIMIT ?", append(w.args, limit)...)
 	if err != nil {
 		return nil, fmt.Errorf("list events: %w", err)
 	}

@@ -88,7 +88,7 @@ func TestSearchesAreBounded(t *testing.T) {
 		defer cancel()
 		var n int
 		err := s.search(ctx, func(ctx context.Context) error {
-			return s.db.Read.QueryRowContext(ctx, `WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT COUNT(*) FROM n`).Scan(&n)
+			return s.db.Row(ctx, `WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT COUNT(*) FROM n`).Scan(&n)
 		})
 		require.ErrorIs(t, err, context.DeadlineExceeded, "the database ends a statement with its context")
 	})

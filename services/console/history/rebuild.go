@@ -49,7 +49,7 @@ type Status struct {
 // Status counts the rows, and how far they are behind the topics.
 func (p *Projection) Status(ctx context.Context) (Status, error) {
 	status := Status{Behind: map[string]int64{}}
-	if err := p.store.db.Read.QueryRowContext(ctx, `SELECT generation, (SELECT COUNT(*) FROM history_events), (SELECT COUNT(*) FROM history_deliveries),
+	if err := p.store.db.Row(ctx, `SELECT generation, (SELECT COUNT(*) FROM history_events), (SELECT COUNT(*) FROM history_deliveries),
 		(SELECT COUNT(*) FROM history_dead_letters) FROM history_state WHERE id = 1`).Scan(&status.Generation, &status.Events, &status.Deliveries, &status.DeadLetters); err != nil {
 		return status, fmt.Errorf("read the history's state: %w", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/callstream/callstream/pkg/kafka"
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/schemas/topic"
+	"github.com/callstream/callstream/services/console/storage"
 )
 
 // Response is what is known of an endpoint's captured answer without its record, which has the body.
@@ -69,7 +70,7 @@ func (r *Response) values() []any {
 	if r.Valid {
 		valid = 1
 	}
-	return []any{r.Partition, r.Offset, r.Tenant, r.CallID, micros(r.ReceivedAt), r.EventID, r.Type, r.SubscriptionID, r.DeliveryID,
+	return []any{r.Partition, r.Offset, r.Tenant, r.CallID, storage.Micros(r.ReceivedAt), r.EventID, r.Type, r.SubscriptionID, r.DeliveryID,
 		r.Attempt, r.HTTPStatus, valid, r.Problem}
 }
 
@@ -79,7 +80,7 @@ func scanResponse(row scanner) (*Response, error) {
 	var valid int
 	err := row.Scan(&r.Partition, &r.Offset, &r.Tenant, &r.CallID, &received, &r.EventID, &r.Type, &r.SubscriptionID, &r.DeliveryID,
 		&r.Attempt, &r.HTTPStatus, &valid, &r.Problem)
-	r.ReceivedAt, r.Valid = fromMicros(received), valid != 0
+	r.ReceivedAt, r.Valid = storage.FromMicros(received), valid != 0
 	return &r, err
 }
 
@@ -117,7 +118,7 @@ func (s *Store) responses(ctx context.Context, w *where, tenant, call, order str
 		return found, nil
 	}
 	w.and("tenant = ? AND call_id = ?", name(tenant), name(call))
-	rows, err := s.query(ctx, "SELECT "+strings.Join(responseColumns(), ", ")+" FROM history_responses"+w.text.String()+" ORDER BY "+order+" LIMIT ?",
+	rows, err := s.db.Query(ctx, "SELECT "+strings.Join(responseColumns(), ", ")+" FROM history_responses"+w.text.String()+" ORDER BY "+order+" LIMIT ?",
 		append(w.args, limit)...)
 	if err == nil {
 		err = scanAll(rows, func(r *Response) { found = append(found, r) }, scanResponse)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/callstream/callstream/pkg/kafka"
+	"github.com/callstream/callstream/services/console/storage"
 )
 
 // Stats are figures of one subscription.
@@ -48,9 +49,9 @@ func (s *Store) Stats(ctx context.Context, tenant, subscription string, since ti
 
 func (s *Store) stats(ctx context.Context, tenant, subscription string, since time.Time) (Stats, error) {
 	stats := Stats{States: map[string]int64{}, Reasons: map[string]int64{}, Failures: map[string]int64{}, Via: map[string]int64{}}
-	rows, err := s.query(ctx, `SELECT state, CASE WHEN state IN ('skipped', 'dead') THEN reason ELSE '' END AS why,
+	rows, err := s.db.Query(ctx, `SELECT state, CASE WHEN state IN ('skipped', 'dead') THEN reason ELSE '' END AS why,
 			CASE WHEN state IN ('retrying', 'dead') THEN error_class ELSE '' END AS failure, via, COUNT(*)
-		FROM history_deliveries WHERE tenant = ? AND subscription_id = ? AND created_at >= ? GROUP BY 1, 2, 3, 4`, name(tenant), name(subscription), micros(since))
+		FROM history_deliveries WHERE tenant = ? AND subscription_id = ? AND created_at >= ? GROUP BY 1, 2, 3, 4`, name(tenant), name(subscription), storage.Micros(since))
 	if err != nil {
 		return stats, fmt.Errorf("count deliveries: %w", err)
 	}
@@ -79,8 +80,8 @@ func (s *Store) stats(ctx context.Context, tenant, subscription string, since ti
 		return stats, fmt.Errorf("measure deliveries: %w", err)
 	}
 	for state, to := range map[string]*int64{StateQueued: &stats.Queued, StateRetrying: &stats.Retrying} {
-		row := s.db.Read.QueryRowContext(ctx, s.db.Bind(`SELECT COUNT(*) FROM history_deliveries
-			WHERE tenant = ? AND subscription_id = ? AND state IN ('queued', 'retrying') AND state = ?`), name(tenant), name(subscription), state)
+		row := s.db.Row(ctx, `SELECT COUNT(*) FROM history_deliveries
+			WHERE tenant = ? AND subscription_id = ? AND state IN ('queued', 'retrying') AND state = ?`, name(tenant), name(subscription), state)
 		if err := row.Scan(to); err != nil {
 			return stats, fmt.Errorf("count what waits: %w", err)
 		}
@@ -89,9 +90,9 @@ func (s *Store) stats(ctx context.Context, tenant, subscription string, since ti
 }
 
 func (s *Store) measure(ctx context.Context, tenant, subscription string, since time.Time, stats *Stats) error {
-	rows, err := s.query(ctx, `SELECT duration_us, delivered_at - created_at, replay_id FROM history_deliveries
+	rows, err := s.db.Query(ctx, `SELECT duration_us, delivered_at - created_at, replay_id FROM history_deliveries
 		WHERE tenant = ? AND subscription_id = ? AND created_at >= ? AND delivered_at > 0 ORDER BY created_at DESC, id DESC LIMIT ?`,
-		name(tenant), name(subscription), micros(since), mostMeasured)
+		name(tenant), name(subscription), storage.Micros(since), mostMeasured)
 	if err != nil {
 		return err
 	}
@@ -145,7 +146,7 @@ const missed = `state = 'skipped' AND reason IN ('paused', 'disabled')`
 // were too many of all subscriptions'. It is remembered for as long as the history goes back.
 func (s *Store) Forgotten(ctx context.Context, tenant, subscription string) (int, error) {
 	var n int
-	row := s.db.Read.QueryRowContext(ctx, s.db.Bind(`SELECT COALESCE(SUM(missed), 0) FROM history_forgotten WHERE tenant = ? AND subscription_id = ?`), name(tenant), name(subscription))
+	row := s.db.Row(ctx, `SELECT COALESCE(SUM(missed), 0) FROM history_forgotten WHERE tenant = ? AND subscription_id = ?`, name(tenant), name(subscription))
 	if err := row.Scan(&n); err != nil {
 		return 0, fmt.Errorf("count what was forgotten: %w", err)
 	}
@@ -155,10 +156,10 @@ func (s *Store) Forgotten(ctx context.Context, tenant, subscription string) (int
 // Missed lists what a subscription missed while it was paused or disabled, the oldest events first. What was replayed
 // since has another state, unless that was skipped as well.
 func (s *Store) Missed(ctx context.Context, tenant, subscription string, after Cursor, limit int) ([]Missed, error) {
-	rows, err := s.query(ctx, `SELECT id, event_id, source, reason, replay_id, created_at, record_topic, record_partition, record_offset
+	rows, err := s.db.Query(ctx, `SELECT id, event_id, source, reason, replay_id, created_at, record_topic, record_partition, record_offset
 		FROM history_deliveries
 		WHERE tenant = ? AND subscription_id = ? AND `+missed+` AND (created_at, id) > (?, ?)
-		ORDER BY created_at, id LIMIT ?`, name(tenant), name(subscription), micros(after.CreatedAt), after.ID, limit)
+		ORDER BY created_at, id LIMIT ?`, name(tenant), name(subscription), storage.Micros(after.CreatedAt), after.ID, limit)
 	if err != nil {
 		return nil, fmt.Errorf("list what was missed: %w", err)
 	}
@@ -170,7 +171,7 @@ func (s *Store) Missed(ctx context.Context, tenant, subscription string, after C
 		if err := rows.Scan(&m.DeliveryID, &m.EventID, &m.Source, &m.Reason, &m.ReplayID, &created, &m.Place.Topic, &m.Place.Partition, &m.Place.Offset); err != nil {
 			return nil, fmt.Errorf("list what was missed: %w", err)
 		}
-		m.cursor = Cursor{CreatedAt: fromMicros(created), ID: m.DeliveryID}
+		m.cursor = Cursor{CreatedAt: storage.FromMicros(created), ID: m.DeliveryID}
 		found = append(found, m)
 	}
 	if err := rows.Err(); err != nil {

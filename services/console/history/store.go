@@ -2,7 +2,6 @@ package history
 
 import (
 	"context"
-	"database/sql"
 	"embed"
 	"errors"
 	"fmt"
@@ -78,34 +77,15 @@ func (s *Store) search(ctx context.Context, fn func(context.Context) error) erro
 	return err
 }
 
-func (s *Store) query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	return s.db.Read.QueryContext(ctx, s.db.Bind(query), args...)
-}
-
 // change runs fn in one write transaction.
 func (s *Store) change(ctx context.Context, what string, fn func(tx) error) error {
-	raw, err := s.db.Write.BeginTx(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("%s: begin: %w", what, err)
-	}
-	defer raw.Rollback()
-	if err := fn(tx{raw, s.db}); err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	if err := raw.Commit(); err != nil {
-		return fmt.Errorf("%s: commit: %w", what, err)
-	}
-	return nil
+	return s.db.Change(ctx, what, func(t storage.Tx) error { return fn(tx{t, s.db}) })
 }
 
-// tx is a transaction with placeholders written as '?'.
+// tx is a transaction on the history.
 type tx struct {
-	*sql.Tx
+	storage.Tx
 	db *storage.Database
-}
-
-func (t tx) exec(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	return t.ExecContext(ctx, t.db.Bind(query), args...)
 }
 
 // state is the one row that all writers lock: whose turn it is, and on which making of the projection.
@@ -117,18 +97,14 @@ type state struct {
 // state reads and locks the row, so that write transactions of two processes are one after the other even where both
 // believe to be the leader for a moment.
 func (t tx) state(ctx context.Context) (state, error) {
-	query := `SELECT generation, writer FROM history_state WHERE id = 1`
-	if t.db.Postgres {
-		query += ` FOR UPDATE`
-	}
 	var s state
-	err := t.QueryRowContext(ctx, query).Scan(&s.generation, &s.writer)
+	err := t.Row(ctx, `SELECT generation, writer FROM history_state WHERE id = 1`+t.ForUpdate()).Scan(&s.generation, &s.writer)
 	return s, err
 }
 
 // progress is the next offset to read, by partition.
 func (s *Store) progress(ctx context.Context) (map[kafka.TopicPartition]int64, error) {
-	rows, err := s.query(ctx, `SELECT topic, number, next_offset FROM history_progress`)
+	rows, err := s.db.Query(ctx, `SELECT topic, number, next_offset FROM history_progress`)
 	if err != nil {
 		return nil, fmt.Errorf("read the history's progress: %w", err)
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/callstream/callstream/pkg/kafka"
+	"github.com/callstream/callstream/services/console/storage"
 )
 
 // errNotWriter means that another process writes now, or that the projection is being made anew: begin again from what
@@ -28,7 +29,7 @@ func (s *Store) claim(ctx context.Context, writer string) (state, error) {
 			return err
 		}
 		now.writer = writer
-		_, err = t.exec(ctx, `UPDATE history_state SET writer = ? WHERE id = 1`, writer)
+		_, err = t.Exec(ctx, `UPDATE history_state SET writer = ? WHERE id = 1`, writer)
 		return err
 	})
 	s.forget()
@@ -133,7 +134,7 @@ func (s *Store) apply(ctx context.Context, as state, b *batch) (counts, error) {
 // check fails with errNotWriter where apply would.
 func (s *Store) check(ctx context.Context, as state) error {
 	var now state
-	if err := s.db.Read.QueryRowContext(ctx, `SELECT generation, writer FROM history_state WHERE id = 1`).Scan(&now.generation, &now.writer); err != nil {
+	if err := s.db.Row(ctx, `SELECT generation, writer FROM history_state WHERE id = 1`).Scan(&now.generation, &now.writer); err != nil {
 		return fmt.Errorf("read the history's state: %w", err)
 	}
 	if now != as {
@@ -218,7 +219,7 @@ func load[K comparable, V any](ctx context.Context, t tx, kind rowKind[K, V], as
 		}
 	}
 	for part := range slices.Chunk(ids, lookup) {
-		rows, err := t.QueryContext(ctx, t.db.Bind(`SELECT `+strings.Join(kind.columns, ", ")+` FROM `+kind.table+` WHERE id IN (`+marks(len(part))+`)`), part...)
+		rows, err := t.Query(ctx, `SELECT `+strings.Join(kind.columns, ", ")+` FROM `+kind.table+` WHERE id IN (`+marks(len(part))+`)`, part...)
 		if err != nil {
 			return err
 		}
@@ -291,8 +292,8 @@ func eventColumns() []string {
 }
 
 func (e *Event) values() []any {
-	return []any{e.ID, e.Tenant, e.Source, e.Type, e.CallID, micros(e.Time), micros(e.AcceptedAt), e.grade,
-		e.Place.Topic, e.Place.Partition, e.Place.Offset, micros(e.DeadAt), e.DeadReason, e.DeadDetail}
+	return []any{e.ID, e.Tenant, e.Source, e.Type, e.CallID, storage.Micros(e.Time), storage.Micros(e.AcceptedAt), e.grade,
+		e.Place.Topic, e.Place.Partition, e.Place.Offset, storage.Micros(e.DeadAt), e.DeadReason, e.DeadDetail}
 }
 
 func selectEvents() string {
@@ -306,7 +307,7 @@ func scanEvent(row scanner) (*Event, error) {
 	var at, accepted, dead int64
 	err := row.Scan(&e.ID, &e.Tenant, &e.Source, &e.Type, &e.CallID, &at, &accepted, &e.grade,
 		&e.Place.Topic, &e.Place.Partition, &e.Place.Offset, &dead, &e.DeadReason, &e.DeadDetail)
-	e.Time, e.AcceptedAt, e.DeadAt = fromMicros(at), fromMicros(accepted), fromMicros(dead)
+	e.Time, e.AcceptedAt, e.DeadAt = storage.FromMicros(at), storage.FromMicros(accepted), storage.FromMicros(dead)
 	return &e, err
 }
 
@@ -318,8 +319,8 @@ func deliveryColumns() []string {
 
 func (d *Delivery) values() []any {
 	return []any{d.ID, d.Occurrence, d.Tenant, d.SubscriptionID, d.SubscriptionVersion, d.EventID, d.Source, d.Type, d.CallID,
-		d.State, d.Reason, d.Detail, d.ReplayID, d.kind, d.number, micros(d.stateAt), micros(d.NextAttemptAt),
-		d.Place.Topic, d.Place.Partition, d.Place.Offset, appendAttempts([]byte{}, d.Attempts), d.Via, d.HTTPStatus, d.ErrorClass, d.Duration.Microseconds(), micros(d.DeliveredAt()), micros(d.CreatedAt), micros(d.UpdatedAt), d.Redrive}
+		d.State, d.Reason, d.Detail, d.ReplayID, d.kind, d.number, storage.Micros(d.stateAt), storage.Micros(d.NextAttemptAt),
+		d.Place.Topic, d.Place.Partition, d.Place.Offset, appendAttempts([]byte{}, d.Attempts), d.Via, d.HTTPStatus, d.ErrorClass, d.Duration.Microseconds(), storage.Micros(d.DeliveredAt()), storage.Micros(d.CreatedAt), storage.Micros(d.UpdatedAt), d.Redrive}
 }
 
 func selectDeliveries() string {
@@ -335,8 +336,8 @@ func scanDelivery(row scanner) (*Delivery, error) {
 		&d.Place.Topic, &d.Place.Partition, &d.Place.Offset, &attempts, &d.Via, &d.HTTPStatus, &d.ErrorClass, &took, &delivered, &created, &updated, &d.Redrive); err != nil {
 		return nil, err
 	}
-	d.stateAt, d.NextAttemptAt, d.Duration = fromMicros(stateAt), fromMicros(next), time.Duration(took)*time.Microsecond
-	d.CreatedAt, d.UpdatedAt = fromMicros(created), fromMicros(updated)
+	d.stateAt, d.NextAttemptAt, d.Duration = storage.FromMicros(stateAt), storage.FromMicros(next), time.Duration(took)*time.Microsecond
+	d.CreatedAt, d.UpdatedAt = storage.FromMicros(created), storage.FromMicros(updated)
 	var err error
 	d.Attempts, err = parseAttempts(attempts)
 	return &d, err

@@ -13,7 +13,7 @@ import (
 // more, ErrNotFound where the agent never had settings.
 func (s *Store) AgentSubscription(ctx context.Context, tenant, agent string) (*subscription.Subscription, error) {
 	var id string
-	err := s.row(ctx, `SELECT subscription FROM agent_settings WHERE tenant = ? AND agent_id = ?`, tenant, agent).Scan(&id)
+	err := s.Row(ctx, `SELECT subscription FROM agent_settings WHERE tenant = ? AND agent_id = ?`, tenant, agent).Scan(&id)
 	if errors.Is(err, sql.ErrNoRows) {
 		err = ErrNotFound
 	}
@@ -32,18 +32,18 @@ func (s *Store) AgentSubscription(ctx context.Context, tenant, agent string) (*s
 // agent that never had settings leaves it without.
 func (s *Store) SetAgentSubscription(ctx context.Context, tenant, agent string, before, next *subscription.Subscription, c Change) (Receipt, error) {
 	var receipt Receipt
-	err := s.change(ctx, "change the settings of an agent", func(t tx) error {
+	err := s.Change(ctx, "change the settings of an agent", func(t Tx) error {
 		if before == nil && next == nil {
 			// No row to lock: whoever makes settings at this moment comes after this.
 			return noSettings(ctx, t, tenant, agent)
 		}
 		// The row is made first, so that there is one to lock.
-		if _, err := t.exec(ctx, `INSERT INTO agent_settings (tenant, agent_id, subscription, updated_at) VALUES (?, ?, '', ?) ON CONFLICT DO NOTHING`,
-			tenant, agent, micros(s.Now())); err != nil {
+		if _, err := t.Exec(ctx, `INSERT INTO agent_settings (tenant, agent_id, subscription, updated_at) VALUES (?, ?, '', ?) ON CONFLICT DO NOTHING`,
+			tenant, agent, Micros(s.Now())); err != nil {
 			return err
 		}
 		var id string
-		if err := t.row(ctx, `SELECT subscription FROM agent_settings WHERE tenant = ? AND agent_id = ?`+t.forUpdate(), tenant, agent).Scan(&id); err != nil {
+		if err := t.Row(ctx, `SELECT subscription FROM agent_settings WHERE tenant = ? AND agent_id = ?`+t.ForUpdate(), tenant, agent).Scan(&id); err != nil {
 			return err
 		}
 		now, err := present(ctx, t, tenant, id, 0)
@@ -67,16 +67,16 @@ func (s *Store) SetAgentSubscription(ctx context.Context, tenant, agent string, 
 		if next != nil {
 			id = next.ID
 		}
-		_, err = t.exec(ctx, `UPDATE agent_settings SET subscription = ?, updated_at = ? WHERE tenant = ? AND agent_id = ?`, id, micros(s.Now()), tenant, agent)
+		_, err = t.Exec(ctx, `UPDATE agent_settings SET subscription = ?, updated_at = ? WHERE tenant = ? AND agent_id = ?`, id, Micros(s.Now()), tenant, agent)
 		return err
 	})
 	return receipt, err
 }
 
 // noSettings is nil where nothing stands for an agent's webhook, and ErrStale where something does.
-func noSettings(ctx context.Context, t tx, tenant, agent string) error {
+func noSettings(ctx context.Context, t Tx, tenant, agent string) error {
 	var id string
-	err := t.row(ctx, `SELECT subscription FROM agent_settings WHERE tenant = ? AND agent_id = ?`, tenant, agent).Scan(&id)
+	err := t.Row(ctx, `SELECT subscription FROM agent_settings WHERE tenant = ? AND agent_id = ?`, tenant, agent).Scan(&id)
 	if err == nil {
 		_, err = present(ctx, t, tenant, id, 0)
 	}

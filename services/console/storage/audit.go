@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-func audit(ctx context.Context, t tx, at time.Time, e Entry, c Change) error {
+func audit(ctx context.Context, t Tx, at time.Time, e Entry, c Change) error {
 	detail := []byte("{}")
 	if c.Detail != nil {
 		var err error
@@ -15,8 +15,8 @@ func audit(ctx context.Context, t tx, at time.Time, e Entry, c Change) error {
 			return fmt.Errorf("write the audit log: %w", err)
 		}
 	}
-	_, err := t.exec(ctx, `INSERT INTO audit (at, tenant, actor, action, kind, id, version, detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
-		micros(at), e.Tenant, c.Actor, c.Action, string(e.Kind), e.ID, e.Version, string(detail))
+	_, err := t.Exec(ctx, `INSERT INTO audit (at, tenant, actor, action, kind, id, version, detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+		Micros(at), e.Tenant, c.Actor, c.Action, string(e.Kind), e.ID, e.Version, string(detail))
 	if err != nil {
 		return fmt.Errorf("write the audit log: %w", err)
 	}
@@ -57,15 +57,15 @@ func (s *Store) Audit(ctx context.Context, tenant string, q AuditQuery) ([]Audit
 		}
 	}
 	if !q.Since.IsZero() {
-		query, args = query+` AND at >= ?`, append(args, micros(q.Since))
+		query, args = query+` AND at >= ?`, append(args, Micros(q.Since))
 	}
 	if !q.Until.IsZero() {
-		query, args = query+` AND at < ?`, append(args, micros(q.Until))
+		query, args = query+` AND at < ?`, append(args, Micros(q.Until))
 	}
 	if q.BeforeSeq > 0 {
 		query, args = query+` AND seq < ?`, append(args, q.BeforeSeq)
 	}
-	rows, err := s.query(ctx, query+` ORDER BY seq DESC LIMIT ?`, append(args, q.Limit)...)
+	rows, err := s.Query(ctx, query+` ORDER BY seq DESC LIMIT ?`, append(args, q.Limit)...)
 	if err != nil {
 		return nil, fmt.Errorf("read the audit log: %w", err)
 	}
@@ -78,7 +78,7 @@ func (s *Store) Audit(ctx context.Context, tenant string, q AuditQuery) ([]Audit
 		if err := rows.Scan(&l.Seq, &at, &l.Tenant, &l.Actor, &l.Action, &l.Kind, &l.ID, &l.Version, &detail); err != nil {
 			return nil, fmt.Errorf("read the audit log: %w", err)
 		}
-		l.At, l.Detail = fromMicros(at), json.RawMessage(detail)
+		l.At, l.Detail = FromMicros(at), json.RawMessage(detail)
 		lines = append(lines, l)
 	}
 	if err := rows.Err(); err != nil {

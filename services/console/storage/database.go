@@ -187,3 +187,74 @@ func (d *Database) Bind(query string) string {
 	}
 	return b.String()
 }
+
+// Tx is a write transaction. Placeholders of its queries are written as '?'.
+type Tx struct {
+	*sql.Tx
+	db *Database
+}
+
+// Change runs fn in one write transaction. Its errors begin with what was to be done.
+func (d *Database) Change(ctx context.Context, what string, fn func(Tx) error) error {
+	raw, err := d.Write.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("%s: begin: %w", what, err)
+	}
+	defer raw.Rollback()
+	if err := fn(Tx{raw, d}); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	if err := raw.Commit(); err != nil {
+		return fmt.Errorf("%s: commit: %w", what, err)
+	}
+	return nil
+}
+
+// Exec changes rows.
+func (t Tx) Exec(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	return t.ExecContext(ctx, t.db.Bind(query), args...)
+}
+
+// Query reads rows.
+func (t Tx) Query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	return t.QueryContext(ctx, t.db.Bind(query), args...)
+}
+
+// Row reads one row.
+func (t Tx) Row(ctx context.Context, query string, args ...any) *sql.Row {
+	return t.QueryRowContext(ctx, t.db.Bind(query), args...)
+}
+
+// ForUpdate ends a SELECT whose row is changed next. SQLite has no such clause: its writers are one at a time anyway.
+func (t Tx) ForUpdate() string {
+	if t.db.Postgres {
+		return " FOR UPDATE"
+	}
+	return ""
+}
+
+// Query reads rows outside of a transaction. Its placeholders are written as '?'.
+func (d *Database) Query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	return d.Read.QueryContext(ctx, d.Bind(query), args...)
+}
+
+// Row reads one row, as Query does.
+func (d *Database) Row(ctx context.Context, query string, args ...any) *sql.Row {
+	return d.Read.QueryRowContext(ctx, d.Bind(query), args...)
+}
+
+// Micros is how a time is stored: in microseconds since 1970, none as 0.
+func Micros(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMicro()
+}
+
+// FromMicros is the time that was stored.
+func FromMicros(us int64) time.Time {
+	if us == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(us).UTC()
+}

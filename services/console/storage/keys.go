@@ -21,16 +21,16 @@ type Key struct {
 // CreateKey stores a new key as version 1.
 func (s *Store) CreateKey(ctx context.Context, k *Key, c Change) (Receipt, error) {
 	var receipt Receipt
-	err := s.change(ctx, "create a key", func(t tx) error {
+	err := s.Change(ctx, "create a key", func(t Tx) error {
 		k.Version, k.CreatedAt = 1, s.Now()
 		k.UpdatedAt = k.CreatedAt
-		k.ExpiresAt = fromMicros(micros(k.ExpiresAt))
+		k.ExpiresAt = FromMicros(Micros(k.ExpiresAt))
 		scopes, err := json.Marshal(k.Scopes)
 		if err != nil {
 			return err
 		}
-		_, err = t.exec(ctx, `INSERT INTO api_keys (id, tenant, version, name, hash, scopes, created_at, updated_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-			k.ID, k.Tenant, k.Version, k.Name, k.Hash, string(scopes), micros(k.CreatedAt), micros(k.UpdatedAt), micros(k.ExpiresAt))
+		_, err = t.Exec(ctx, `INSERT INTO api_keys (id, tenant, version, name, hash, scopes, created_at, updated_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			k.ID, k.Tenant, k.Version, k.Name, k.Hash, string(scopes), Micros(k.CreatedAt), Micros(k.UpdatedAt), Micros(k.ExpiresAt))
 		if err != nil {
 			return err
 		}
@@ -46,27 +46,27 @@ func (s *Store) CreateKey(ctx context.Context, k *Key, c Change) (Receipt, error
 
 // RotateKey replaces what a key's owner has to show. The one before is refused from then on.
 func (s *Store) RotateKey(ctx context.Context, tenant, id, hash string, c Change) (Key, Receipt, error) {
-	return s.changeKey(ctx, tenant, id, c, func(t tx, k *Key) error {
+	return s.changeKey(ctx, tenant, id, c, func(t Tx, k *Key) error {
 		k.Hash = hash
-		_, err := t.exec(ctx, `UPDATE api_keys SET version = ?, hash = ?, updated_at = ? WHERE id = ?`, k.Version, hash, micros(k.UpdatedAt), id)
+		_, err := t.Exec(ctx, `UPDATE api_keys SET version = ?, hash = ?, updated_at = ? WHERE id = ?`, k.Version, hash, Micros(k.UpdatedAt), id)
 		return err
 	}, false)
 }
 
 // DeleteKey revokes a key.
 func (s *Store) DeleteKey(ctx context.Context, tenant, id string, c Change) (Receipt, error) {
-	_, receipt, err := s.changeKey(ctx, tenant, id, c, func(t tx, k *Key) error {
-		_, err := t.exec(ctx, `UPDATE api_keys SET version = ?, updated_at = ?, deleted_at = ? WHERE id = ?`, k.Version, micros(k.UpdatedAt), micros(k.UpdatedAt), id)
+	_, receipt, err := s.changeKey(ctx, tenant, id, c, func(t Tx, k *Key) error {
+		_, err := t.Exec(ctx, `UPDATE api_keys SET version = ?, updated_at = ?, deleted_at = ? WHERE id = ?`, k.Version, Micros(k.UpdatedAt), Micros(k.UpdatedAt), id)
 		return err
 	}, true)
 	return receipt, err
 }
 
-func (s *Store) changeKey(ctx context.Context, tenant, id string, c Change, apply func(tx, *Key) error, deleted bool) (Key, Receipt, error) {
+func (s *Store) changeKey(ctx context.Context, tenant, id string, c Change, apply func(Tx, *Key) error, deleted bool) (Key, Receipt, error) {
 	var key Key
 	var receipt Receipt
-	err := s.change(ctx, "change a key", func(t tx) error {
-		k, err := scanKey(t.row(ctx, selectKey+` WHERE id = ? AND tenant = ? AND deleted_at = 0`+t.forUpdate(), id, tenant))
+	err := s.Change(ctx, "change a key", func(t Tx) error {
+		k, err := scanKey(t.Row(ctx, selectKey+` WHERE id = ? AND tenant = ? AND deleted_at = 0`+t.ForUpdate(), id, tenant))
 		if err != nil {
 			return err
 		}
@@ -88,7 +88,7 @@ func (s *Store) changeKey(ctx context.Context, tenant, id string, c Change, appl
 
 // KeyByHash finds the key that a caller showed.
 func (s *Store) KeyByHash(ctx context.Context, hash string) (Key, error) {
-	k, err := scanKey(s.row(ctx, selectKey+` WHERE hash = ? AND deleted_at = 0`, hash))
+	k, err := scanKey(s.Row(ctx, selectKey+` WHERE hash = ? AND deleted_at = 0`, hash))
 	if err != nil {
 		return Key{}, fmt.Errorf("find a key: %w", err)
 	}
@@ -102,7 +102,7 @@ func (s *Store) Keys(ctx context.Context, tenant, before string, limit int) ([]K
 	if before != "" {
 		query, args = query+` AND id < ?`, append(args, before)
 	}
-	rows, err := s.query(ctx, query+` ORDER BY id DESC LIMIT ?`, append(args, limit)...)
+	rows, err := s.Query(ctx, query+` ORDER BY id DESC LIMIT ?`, append(args, limit)...)
 	if err != nil {
 		return nil, fmt.Errorf("list keys: %w", err)
 	}
@@ -136,14 +136,14 @@ func scanKey(row scanner) (Key, error) {
 	if err := json.Unmarshal([]byte(scopes), &k.Scopes); err != nil {
 		return Key{}, fmt.Errorf("read the stored key %s: %w", k.ID, err)
 	}
-	k.CreatedAt, k.UpdatedAt, k.ExpiresAt = fromMicros(created), fromMicros(updated), fromMicros(expires)
+	k.CreatedAt, k.UpdatedAt, k.ExpiresAt = FromMicros(created), FromMicros(updated), FromMicros(expires)
 	return k, nil
 }
 
 func keyEntry(k Key, deleted bool) (Entry, error) {
 	e := Entry{Kind: KindKey, ID: k.ID, Tenant: k.Tenant, Version: k.Version, Deleted: deleted}
 	if !deleted {
-		spec, err := json.Marshal(keySpec{k.Name, k.Hash, k.Scopes, micros(k.CreatedAt), micros(k.ExpiresAt), micros(k.UpdatedAt)})
+		spec, err := json.Marshal(keySpec{k.Name, k.Hash, k.Scopes, Micros(k.CreatedAt), Micros(k.ExpiresAt), Micros(k.UpdatedAt)})
 		if err != nil {
 			return Entry{}, fmt.Errorf("write the key as JSON: %w", err)
 		}
@@ -170,7 +170,7 @@ func (e Entry) Key() (Key, error) {
 		}
 	}
 	return Key{
-		Key:     auth.Key{ID: e.ID, Tenant: e.Tenant, Name: spec.Name, Hash: spec.Hash, Scopes: spec.Scopes, ExpiresAt: fromMicros(spec.ExpiresAt)},
-		Version: e.Version, CreatedAt: fromMicros(spec.CreatedAt), UpdatedAt: fromMicros(spec.UpdatedAt),
+		Key:     auth.Key{ID: e.ID, Tenant: e.Tenant, Name: spec.Name, Hash: spec.Hash, Scopes: spec.Scopes, ExpiresAt: FromMicros(spec.ExpiresAt)},
+		Version: e.Version, CreatedAt: FromMicros(spec.CreatedAt), UpdatedAt: FromMicros(spec.UpdatedAt),
 	}, nil
 }

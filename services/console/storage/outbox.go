@@ -46,14 +46,14 @@ type entryBody struct {
 	Secrets json.RawMessage `json:"secrets,omitempty"`
 }
 
-func insertEntry(ctx context.Context, t tx, at time.Time, e Entry) (Receipt, error) {
+func insertEntry(ctx context.Context, t Tx, at time.Time, e Entry) (Receipt, error) {
 	body, err := json.Marshal(entryBody{e.Spec, e.Secrets})
 	if err != nil {
 		return 0, fmt.Errorf("write to the outbox: %w", err)
 	}
 	var seq int64
-	err = t.row(ctx, `INSERT INTO outbox (kind, id, tenant, version, deleted, body, created_at) VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING seq`,
-		string(e.Kind), e.ID, e.Tenant, e.Version, boolInt(e.Deleted), string(body), micros(at)).Scan(&seq)
+	err = t.Row(ctx, `INSERT INTO outbox (kind, id, tenant, version, deleted, body, created_at) VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING seq`,
+		string(e.Kind), e.ID, e.Tenant, e.Version, boolInt(e.Deleted), string(body), Micros(at)).Scan(&seq)
 	if err != nil {
 		return 0, fmt.Errorf("write to the outbox: %w", err)
 	}
@@ -66,7 +66,7 @@ func insertEntry(ctx context.Context, t tx, at time.Time, e Entry) (Receipt, err
 // one, and never passed over because a higher one went. Entries of one object come in the order of its versions in any
 // case, since each was written under the lock of the object's row.
 func (s *Store) Pending(ctx context.Context, limit int) ([]Entry, error) {
-	rows, err := s.query(ctx, `SELECT seq, kind, id, tenant, version, deleted, body, created_at FROM outbox WHERE published_at = 0 ORDER BY seq LIMIT ?`, limit)
+	rows, err := s.Query(ctx, `SELECT seq, kind, id, tenant, version, deleted, body, created_at FROM outbox WHERE published_at = 0 ORDER BY seq LIMIT ?`, limit)
 	if err != nil {
 		return nil, fmt.Errorf("read the outbox: %w", err)
 	}
@@ -76,7 +76,7 @@ func (s *Store) Pending(ctx context.Context, limit int) ([]Entry, error) {
 // PendingCount is how many entries are not on the feed yet.
 func (s *Store) PendingCount(ctx context.Context) (int64, error) {
 	var n int64
-	if err := s.row(ctx, `SELECT COUNT(*) FROM outbox WHERE published_at = 0`).Scan(&n); err != nil {
+	if err := s.Row(ctx, `SELECT COUNT(*) FROM outbox WHERE published_at = 0`).Scan(&n); err != nil {
 		return 0, fmt.Errorf("count the outbox: %w", err)
 	}
 	return n, nil
@@ -96,7 +96,7 @@ func scanEntries(rows *sql.Rows) ([]Entry, error) {
 		if err := json.Unmarshal([]byte(body), &b); err != nil {
 			return nil, fmt.Errorf("read entry %d of the outbox: %w", e.Seq, err)
 		}
-		e.Deleted, e.Spec, e.Secrets, e.At = deleted != 0, b.Spec, b.Secrets, fromMicros(at)
+		e.Deleted, e.Spec, e.Secrets, e.At = deleted != 0, b.Spec, b.Secrets, FromMicros(at)
 		list = append(list, e)
 	}
 	if err := rows.Err(); err != nil {
@@ -108,8 +108,8 @@ func scanEntries(rows *sql.Rows) ([]Entry, error) {
 // MarkPublished notes that an entry stands on the feed at offset. The entry's body is dropped: the object's row has what
 // is needed.
 func (s *Store) MarkPublished(ctx context.Context, seq Receipt, offset int64) error {
-	err := s.change(ctx, "mark an outbox entry", func(t tx) error {
-		_, err := t.exec(ctx, `UPDATE outbox SET published_at = ?, feed_offset = ?, body = '{}' WHERE seq = ?`, micros(s.Now()), offset, int64(seq))
+	err := s.Change(ctx, "mark an outbox entry", func(t Tx) error {
+		_, err := t.Exec(ctx, `UPDATE outbox SET published_at = ?, feed_offset = ?, body = '{}' WHERE seq = ?`, Micros(s.Now()), offset, int64(seq))
 		return err
 	})
 	if err != nil {
@@ -132,7 +132,7 @@ func (s *Store) WaitPublished(ctx context.Context, seq Receipt) (int64, error) {
 		published := s.published
 		s.mu.Unlock()
 		var at, offset int64
-		err := s.row(ctx, `SELECT published_at, feed_offset FROM outbox WHERE seq = ?`, int64(seq)).Scan(&at, &offset)
+		err := s.Row(ctx, `SELECT published_at, feed_offset FROM outbox WHERE seq = ?`, int64(seq)).Scan(&at, &offset)
 		switch {
 		case errors.Is(err, sql.ErrNoRows):
 			return 0, fmt.Errorf("wait for outbox entry %d: %w", seq, ErrNotFound)
@@ -153,7 +153,7 @@ func (s *Store) Objects(ctx context.Context, kind Kind, after string, limit int)
 	if kind == KindKey {
 		return s.keyObjects(ctx, after, limit)
 	}
-	rows, err := s.query(ctx, selectSubscriptionEntry+` WHERE id > ? ORDER BY id LIMIT ?`, after, limit)
+	rows, err := s.Query(ctx, selectSubscriptionEntry+` WHERE id > ? ORDER BY id LIMIT ?`, after, limit)
 	if err != nil {
 		return nil, fmt.Errorf("read subscriptions: %w", err)
 	}
@@ -184,14 +184,14 @@ func scanSubscriptionEntry(row scanner) (Entry, error) {
 		return Entry{}, err
 	}
 	e := subscriptionEntry(id, tenant, version, deleted != 0, spec, secrets)
-	e.At = fromMicros(updated)
+	e.At = FromMicros(updated)
 	return e, nil
 }
 
 const selectKeyDeleted = `SELECT id, tenant, version, name, hash, scopes, created_at, updated_at, expires_at, deleted_at FROM api_keys`
 
 func (s *Store) keyObjects(ctx context.Context, after string, limit int) ([]Entry, error) {
-	rows, err := s.query(ctx, selectKeyDeleted+` WHERE id > ? ORDER BY id LIMIT ?`, after, limit)
+	rows, err := s.Query(ctx, selectKeyDeleted+` WHERE id > ? ORDER BY id LIMIT ?`, after, limit)
 	if err != nil {
 		return nil, fmt.Errorf("read keys: %w", err)
 	}
@@ -226,7 +226,7 @@ func (w withDeleted) Scan(dest ...any) error { return w.scanner.Scan(append(dest
 // Adopt stores objects that were read from a feed, as they stand there or as deleted now, unless an object of that id is
 // stored already.
 func (s *Store) Adopt(ctx context.Context, entries []Entry) error {
-	return s.change(ctx, "adopt objects from the feed", func(t tx) error {
+	return s.Change(ctx, "adopt objects from the feed", func(t Tx) error {
 		for _, e := range entries {
 			if err := adopt(ctx, t, s.Now(), e); err != nil {
 				return fmt.Errorf("%s %s: %w", e.Kind, e.ID, err)
@@ -239,10 +239,10 @@ func (s *Store) Adopt(ctx context.Context, entries []Entry) error {
 	})
 }
 
-func adopt(ctx context.Context, t tx, at time.Time, e Entry) error {
+func adopt(ctx context.Context, t Tx, at time.Time, e Entry) error {
 	deletedAt := int64(0)
 	if e.Deleted {
-		deletedAt = micros(at)
+		deletedAt = Micros(at)
 	}
 	if e.Kind == KindKey {
 		k, err := e.Key()
@@ -257,8 +257,8 @@ func adopt(ctx context.Context, t tx, at time.Time, e Entry) error {
 		if e.Deleted {
 			hash = "deleted " + e.ID // hashes are unique, and this one is nobody's
 		}
-		_, err = t.exec(ctx, `INSERT INTO api_keys (id, tenant, version, name, hash, scopes, created_at, updated_at, expires_at, deleted_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
-			k.ID, k.Tenant, k.Version, k.Name, hash, string(scopes), micros(k.CreatedAt), micros(k.UpdatedAt), micros(k.ExpiresAt), deletedAt)
+		_, err = t.Exec(ctx, `INSERT INTO api_keys (id, tenant, version, name, hash, scopes, created_at, updated_at, expires_at, deleted_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+			k.ID, k.Tenant, k.Version, k.Name, hash, string(scopes), Micros(k.CreatedAt), Micros(k.UpdatedAt), Micros(k.ExpiresAt), deletedAt)
 		return err
 	}
 	r := subscriptionRow{id: e.ID, tenant: e.Tenant, version: e.Version, spec: "{}", secrets: "{}"}
@@ -278,15 +278,15 @@ func adopt(ctx context.Context, t tx, at time.Time, e Entry) error {
 	if err := r.index(); err != nil {
 		return err
 	}
-	_, err := t.exec(ctx, `INSERT INTO subscriptions (id, tenant, version, spec, secrets, state, position, previous_until, created_at, updated_at, deleted_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
-		r.id, r.tenant, r.version, r.spec, r.secrets, r.state, r.position, r.previousUntil, micros(times.CreatedAt), micros(times.UpdatedAt), deletedAt)
+	_, err := t.Exec(ctx, `INSERT INTO subscriptions (id, tenant, version, spec, secrets, state, position, previous_until, created_at, updated_at, deleted_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+		r.id, r.tenant, r.version, r.spec, r.secrets, r.state, r.position, r.previousUntil, Micros(times.CreatedAt), Micros(times.UpdatedAt), deletedAt)
 	return err
 }
 
 // Republish puts objects of a kind into the outbox again, as they are then. Each is read under the lock of its row, so that
 // no newer version of it can get into the outbox before. One whose present version waits there already is left out.
 func (s *Store) Republish(ctx context.Context, kind Kind, ids []string) error {
-	return s.change(ctx, "republish", func(t tx) error {
+	return s.Change(ctx, "republish", func(t Tx) error {
 		for _, id := range ids {
 			e, err := object(ctx, t, kind, id)
 			if errors.Is(err, ErrNotFound) {
@@ -296,7 +296,7 @@ func (s *Store) Republish(ctx context.Context, kind Kind, ids []string) error {
 				return err
 			}
 			var waiting int
-			if err := t.row(ctx, `SELECT COUNT(*) FROM outbox WHERE published_at = 0 AND kind = ? AND id = ? AND version = ?`,
+			if err := t.Row(ctx, `SELECT COUNT(*) FROM outbox WHERE published_at = 0 AND kind = ? AND id = ? AND version = ?`,
 				string(kind), id, e.Version).Scan(&waiting); err != nil {
 				return err
 			}
@@ -311,21 +311,21 @@ func (s *Store) Republish(ctx context.Context, kind Kind, ids []string) error {
 	})
 }
 
-func object(ctx context.Context, t tx, kind Kind, id string) (Entry, error) {
+func object(ctx context.Context, t Tx, kind Kind, id string) (Entry, error) {
 	if kind == KindKey {
 		var deleted int64
-		k, err := scanKey(withDeleted{t.row(ctx, selectKeyDeleted+` WHERE id = ?`+t.forUpdate(), id), &deleted})
+		k, err := scanKey(withDeleted{t.Row(ctx, selectKeyDeleted+` WHERE id = ?`+t.ForUpdate(), id), &deleted})
 		if err != nil {
 			return Entry{}, err
 		}
 		return keyEntry(k, deleted != 0)
 	}
-	return scanSubscriptionEntry(t.row(ctx, selectSubscriptionEntry+` WHERE id = ?`+t.forUpdate(), id))
+	return scanSubscriptionEntry(t.Row(ctx, selectSubscriptionEntry+` WHERE id = ?`+t.ForUpdate(), id))
 }
 
 // Forgettable returns the objects of a kind that were deleted before a time, at most limit of them.
 func (s *Store) Forgettable(ctx context.Context, kind Kind, before time.Time, limit int) ([]Entry, error) {
-	rows, err := s.query(ctx, `SELECT id, tenant, version FROM `+table(kind)+` WHERE deleted_at > 0 AND deleted_at < ? ORDER BY deleted_at LIMIT ?`, micros(before), limit)
+	rows, err := s.Query(ctx, `SELECT id, tenant, version FROM `+table(kind)+` WHERE deleted_at > 0 AND deleted_at < ? ORDER BY deleted_at LIMIT ?`, Micros(before), limit)
 	if err != nil {
 		return nil, fmt.Errorf("read deleted objects: %w", err)
 	}
@@ -346,16 +346,16 @@ func (s *Store) Forgettable(ctx context.Context, kind Kind, before time.Time, li
 
 // Forget drops the row of a deleted object, whose tombstone is on the feed.
 func (s *Store) Forget(ctx context.Context, e Entry) error {
-	return s.change(ctx, "forget a deleted object", func(t tx) error {
-		_, err := t.exec(ctx, `DELETE FROM `+table(e.Kind)+` WHERE id = ? AND deleted_at > 0`, e.ID)
+	return s.Change(ctx, "forget a deleted object", func(t Tx) error {
+		_, err := t.Exec(ctx, `DELETE FROM `+table(e.Kind)+` WHERE id = ? AND deleted_at > 0`, e.ID)
 		return err
 	})
 }
 
 // Purge drops outbox entries that were published before a time.
 func (s *Store) Purge(ctx context.Context, before time.Time) error {
-	return s.change(ctx, "purge the outbox", func(t tx) error {
-		_, err := t.exec(ctx, `DELETE FROM outbox WHERE published_at > 0 AND published_at < ?`, micros(before))
+	return s.Change(ctx, "purge the outbox", func(t Tx) error {
+		_, err := t.Exec(ctx, `DELETE FROM outbox WHERE published_at > 0 AND published_at < ?`, Micros(before))
 		return err
 	})
 }

@@ -67,19 +67,19 @@ const itemsAtOnce = 500
 // redrive are skipped, and with once those that another one has put back: its mark may not be in the history yet. A
 // redrive of which nothing waits is done. r comes to be what is stored.
 func (s *Store) CreateRedrive(ctx context.Context, r *Redrive, items []RedriveItem, once bool, c Change) error {
-	return s.change(ctx, "ask for a redrive", func(t tx) error {
+	return s.Change(ctx, "ask for a redrive", func(t Tx) error {
 		if s.Postgres {
 			// One after the other, else two that are asked for at the same time would not see each other's letters.
-			if _, err := t.exec(ctx, `SELECT pg_advisory_xact_lock(?)`, redriver().Key+1); err != nil {
+			if _, err := t.Exec(ctx, `SELECT pg_advisory_xact_lock(?)`, redriver().Key+1); err != nil {
 				return err
 			}
 		}
 		for part := range slices.Chunk(items, itemsAtOnce) {
 			args := make([]any, 0, 7*len(part))
 			for _, i := range part {
-				args = append(args, r.ID, i.Partition, i.Offset, micros(i.DeadAt), i.State, i.Reason, i.Detail)
+				args = append(args, r.ID, i.Partition, i.Offset, Micros(i.DeadAt), i.State, i.Reason, i.Detail)
 			}
-			if _, err := t.exec(ctx, `INSERT INTO redrive_items (redrive, number, record_offset, dead_at, state, reason, detail) VALUES `+
+			if _, err := t.Exec(ctx, `INSERT INTO redrive_items (redrive, number, record_offset, dead_at, state, reason, detail) VALUES `+
 				strings.TrimSuffix(strings.Repeat("(?, ?, ?, ?, ?, ?, ?), ", len(part)), ", "), args...); err != nil {
 				return err
 			}
@@ -94,15 +94,15 @@ func (s *Store) CreateRedrive(ctx context.Context, r *Redrive, items []RedriveIt
 		}
 		r.Total, r.Done, r.Failed, r.RequestedAt, r.State = len(items), 0, 0, s.Now(), RedriveRunning
 		var waiting int
-		if err := t.row(ctx, `SELECT COALESCE(SUM(CASE WHEN state = 'waiting' THEN 1 ELSE 0 END), 0) FROM redrive_items WHERE redrive = ?`, r.ID).Scan(&waiting); err != nil {
+		if err := t.Row(ctx, `SELECT COALESCE(SUM(CASE WHEN state = 'waiting' THEN 1 ELSE 0 END), 0) FROM redrive_items WHERE redrive = ?`, r.ID).Scan(&waiting); err != nil {
 			return err
 		}
 		r.Skipped = r.Total - waiting
 		if waiting == 0 {
 			r.State, r.FinishedAt = RedriveDone, r.RequestedAt
 		}
-		if _, err := t.exec(ctx, `INSERT INTO redrives (id, tenant, state, request, rate, requested_by, requested_at, finished_at, total, done, failed, skipped)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, ?)`, r.ID, r.Tenant, r.State, string(r.Request), r.Rate, r.RequestedBy, micros(r.RequestedAt), micros(r.FinishedAt), r.Total, r.Skipped); err != nil {
+		if _, err := t.Exec(ctx, `INSERT INTO redrives (id, tenant, state, request, rate, requested_by, requested_at, finished_at, total, done, failed, skipped)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, ?)`, r.ID, r.Tenant, r.State, string(r.Request), r.Rate, r.RequestedBy, Micros(r.RequestedAt), Micros(r.FinishedAt), r.Total, r.Skipped); err != nil {
 			return err
 		}
 		c.Detail = map[string]any{"request": r.Request, "total": r.Total, "skipped": r.Skipped}
@@ -111,8 +111,8 @@ func (s *Store) CreateRedrive(ctx context.Context, r *Redrive, items []RedriveIt
 }
 
 // skipItems skips the letters of a redrive that are in another one, in a state of it.
-func skipItems(ctx context.Context, t tx, redrive, reason, other string) error {
-	_, err := t.exec(ctx, `UPDATE redrive_items SET state = 'skipped', reason = ? WHERE redrive = ? AND state = 'waiting' AND EXISTS (
+func skipItems(ctx context.Context, t Tx, redrive, reason, other string) error {
+	_, err := t.Exec(ctx, `UPDATE redrive_items SET state = 'skipped', reason = ? WHERE redrive = ? AND state = 'waiting' AND EXISTS (
 		SELECT 1 FROM redrive_items o JOIN redrives p ON p.id = o.redrive
 		WHERE o.number = redrive_items.number AND o.record_offset = redrive_items.record_offset AND o.dead_at = redrive_items.dead_at AND o.redrive <> redrive_items.redrive AND `+other+`)`, reason, redrive)
 	return err
@@ -128,12 +128,12 @@ func scanRedrive(row scanner) (Redrive, error) {
 	if errors.Is(err, sql.ErrNoRows) {
 		return r, ErrNotFound
 	}
-	r.Request, r.RequestedAt, r.FinishedAt = json.RawMessage(request), fromMicros(requested), fromMicros(finished)
+	r.Request, r.RequestedAt, r.FinishedAt = json.RawMessage(request), FromMicros(requested), FromMicros(finished)
 	return r, err
 }
 
 func (s *Store) redrives(ctx context.Context, query string, args ...any) ([]Redrive, error) {
-	rows, err := s.query(ctx, selectRedrive+query, args...)
+	rows, err := s.Query(ctx, selectRedrive+query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("read redrives: %w", err)
 	}
@@ -167,7 +167,7 @@ func (s *Store) RunningRedrives(ctx context.Context) ([]Redrive, error) {
 
 // Redrive returns a tenant's redrive.
 func (s *Store) Redrive(ctx context.Context, tenant, id string) (Redrive, error) {
-	r, err := scanRedrive(s.row(ctx, selectRedrive+` WHERE id = ? AND tenant = ?`, id, tenant))
+	r, err := scanRedrive(s.Row(ctx, selectRedrive+` WHERE id = ? AND tenant = ?`, id, tenant))
 	if err != nil {
 		return r, fmt.Errorf("read the redrive: %w", err)
 	}
@@ -176,7 +176,7 @@ func (s *Store) Redrive(ctx context.Context, tenant, id string) (Redrive, error)
 
 // RedriveReasons counts the letters of a redrive that were not put back, by reason.
 func (s *Store) RedriveReasons(ctx context.Context, id string) (map[string]int, error) {
-	rows, err := s.query(ctx, `SELECT reason, COUNT(*) FROM redrive_items WHERE redrive = ? AND state IN ('failed', 'skipped') GROUP BY reason`, id)
+	rows, err := s.Query(ctx, `SELECT reason, COUNT(*) FROM redrive_items WHERE redrive = ? AND state IN ('failed', 'skipped') GROUP BY reason`, id)
 	if err != nil {
 		return nil, fmt.Errorf("count the letters of a redrive: %w", err)
 	}
@@ -207,7 +207,7 @@ func (s *Store) RedriveWaiting(ctx context.Context, id string, partition int32, 
 }
 
 func (s *Store) redriveItems(ctx context.Context, query string, args ...any) ([]RedriveItem, error) {
-	rows, err := s.query(ctx, `SELECT number, record_offset, dead_at, state, reason, detail FROM redrive_items`+query, args...)
+	rows, err := s.Query(ctx, `SELECT number, record_offset, dead_at, state, reason, detail FROM redrive_items`+query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("read the letters of a redrive: %w", err)
 	}
@@ -219,7 +219,7 @@ func (s *Store) redriveItems(ctx context.Context, query string, args ...any) ([]
 		if err := rows.Scan(&i.Partition, &i.Offset, &dead, &i.State, &i.Reason, &i.Detail); err != nil {
 			return nil, fmt.Errorf("read the letters of a redrive: %w", err)
 		}
-		i.DeadAt = fromMicros(dead)
+		i.DeadAt = FromMicros(dead)
 		list = append(list, i)
 	}
 	if err := rows.Err(); err != nil {
@@ -231,10 +231,10 @@ func (s *Store) redriveItems(ctx context.Context, query string, args ...any) ([]
 // SettleRedrive notes what became of letters, and with it puts the commands into the outbox that replay the events of some
 // of them. A redrive of which nothing waits any more is done.
 func (s *Store) SettleRedrive(ctx context.Context, id string, items []RedriveItem, commands []event.Replay) error {
-	return s.change(ctx, "settle the letters of a redrive", func(t tx) error {
+	return s.Change(ctx, "settle the letters of a redrive", func(t Tx) error {
 		counts := map[string]int64{}
 		for _, i := range items {
-			done, err := t.exec(ctx, `UPDATE redrive_items SET state = ?, reason = ?, detail = ? WHERE redrive = ? AND number = ? AND record_offset = ? AND state = 'waiting'`,
+			done, err := t.Exec(ctx, `UPDATE redrive_items SET state = ?, reason = ?, detail = ? WHERE redrive = ? AND number = ? AND record_offset = ? AND state = 'waiting'`,
 				i.State, i.Reason, i.Detail, id, i.Partition, i.Offset)
 			if err != nil {
 				return err
@@ -250,13 +250,13 @@ func (s *Store) SettleRedrive(ctx context.Context, id string, items []RedriveIte
 				return err
 			}
 		}
-		_, err := t.exec(ctx, `UPDATE redrives SET done = done + ?, failed = failed + ?, skipped = skipped + ? WHERE id = ?`,
+		_, err := t.Exec(ctx, `UPDATE redrives SET done = done + ?, failed = failed + ?, skipped = skipped + ? WHERE id = ?`,
 			counts[ItemDone], counts[ItemFailed], counts[ItemSkipped], id)
 		if err != nil {
 			return err
 		}
-		_, err = t.exec(ctx, `UPDATE redrives SET state = 'done', finished_at = ? WHERE id = ? AND state = 'running'
-			AND NOT EXISTS (SELECT 1 FROM redrive_items WHERE redrive = ? AND state = 'waiting')`, micros(s.Now()), id, id)
+		_, err = t.Exec(ctx, `UPDATE redrives SET state = 'done', finished_at = ? WHERE id = ? AND state = 'running'
+			AND NOT EXISTS (SELECT 1 FROM redrive_items WHERE redrive = ? AND state = 'waiting')`, Micros(s.Now()), id, id)
 		return err
 	})
 }
@@ -264,16 +264,16 @@ func (s *Store) SettleRedrive(ctx context.Context, id string, items []RedriveIte
 // CancelRedrive ends a redrive that runs; what is put back stays so. One that has ended stays as it is.
 func (s *Store) CancelRedrive(ctx context.Context, tenant, id string, c Change) (Redrive, error) {
 	var r Redrive
-	err := s.change(ctx, "cancel a redrive", func(t tx) error {
+	err := s.Change(ctx, "cancel a redrive", func(t Tx) error {
 		var err error
-		if r, err = scanRedrive(t.row(ctx, selectRedrive+` WHERE id = ? AND tenant = ?`+t.forUpdate(), id, tenant)); err != nil {
+		if r, err = scanRedrive(t.Row(ctx, selectRedrive+` WHERE id = ? AND tenant = ?`+t.ForUpdate(), id, tenant)); err != nil {
 			return err
 		}
 		if r.State != RedriveRunning {
 			return nil
 		}
 		r.State, r.FinishedAt = RedriveCancelled, s.Now()
-		if _, err := t.exec(ctx, `UPDATE redrives SET state = ?, finished_at = ? WHERE id = ?`, r.State, micros(r.FinishedAt), id); err != nil {
+		if _, err := t.Exec(ctx, `UPDATE redrives SET state = ?, finished_at = ? WHERE id = ?`, r.State, Micros(r.FinishedAt), id); err != nil {
 			return err
 		}
 		return audit(ctx, t, s.Now(), Entry{Kind: KindRedrive, ID: id, Tenant: tenant}, c)
@@ -283,12 +283,12 @@ func (s *Store) CancelRedrive(ctx context.Context, tenant, id string, c Change) 
 
 // ForgetRedrives drops redrives that ended before a time.
 func (s *Store) ForgetRedrives(ctx context.Context, before time.Time) error {
-	return s.change(ctx, "forget old redrives", func(t tx) error {
+	return s.Change(ctx, "forget old redrives", func(t Tx) error {
 		const old = `SELECT id FROM redrives WHERE finished_at > 0 AND finished_at < ?`
-		if _, err := t.exec(ctx, `DELETE FROM redrive_items WHERE redrive IN (`+old+`)`, micros(before)); err != nil {
+		if _, err := t.Exec(ctx, `DELETE FROM redrive_items WHERE redrive IN (`+old+`)`, Micros(before)); err != nil {
 			return err
 		}
-		_, err := t.exec(ctx, `DELETE FROM redrives WHERE id IN (`+old+`)`, micros(before))
+		_, err := t.Exec(ctx, `DELETE FROM redrives WHERE id IN (`+old+`)`, Micros(before))
 		return err
 	})
 }
@@ -311,12 +311,12 @@ const retryLasts = 5 * time.Minute
 // with this place is put back for it. Where another retry has put that record back just now, the answer is that one's id, and
 // nothing is noted.
 func (s *Store) BeginRetry(ctx context.Context, tenant, id, record string, c Change) (other string, err error) {
-	err = s.change(ctx, "begin a retry", func(t tx) error {
+	err = s.Change(ctx, "begin a retry", func(t Tx) error {
 		now := s.Now()
-		if _, err := t.exec(ctx, `DELETE FROM retries WHERE asked_at < ?`, micros(now.Add(-retryLasts))); err != nil {
+		if _, err := t.Exec(ctx, `DELETE FROM retries WHERE asked_at < ?`, Micros(now.Add(-retryLasts))); err != nil {
 			return err
 		}
-		begun, err := t.exec(ctx, `INSERT INTO retries (record, id, asked_at) VALUES (?, ?, ?) ON CONFLICT (record) DO NOTHING`, record, id, micros(now))
+		begun, err := t.Exec(ctx, `INSERT INTO retries (record, id, asked_at) VALUES (?, ?, ?) ON CONFLICT (record) DO NOTHING`, record, id, Micros(now))
 		if err != nil {
 			return err
 		}
@@ -325,7 +325,7 @@ func (s *Store) BeginRetry(ctx context.Context, tenant, id, record string, c Cha
 			return err
 		}
 		if n == 0 {
-			return t.row(ctx, `SELECT id FROM retries WHERE record = ?`, record).Scan(&other)
+			return t.Row(ctx, `SELECT id FROM retries WHERE record = ?`, record).Scan(&other)
 		}
 		return audit(ctx, t, now, Entry{Kind: KindRedrive, ID: id, Tenant: tenant}, c)
 	})
@@ -334,8 +334,8 @@ func (s *Store) BeginRetry(ctx context.Context, tenant, id, record string, c Cha
 
 // CancelRetry forgets a retry whose record could not be put back, so that it can be asked for again.
 func (s *Store) CancelRetry(ctx context.Context, id, record string) error {
-	return s.change(ctx, "cancel a retry", func(t tx) error {
-		_, err := t.exec(ctx, `DELETE FROM retries WHERE record = ? AND id = ?`, record, id)
+	return s.Change(ctx, "cancel a retry", func(t Tx) error {
+		_, err := t.Exec(ctx, `DELETE FROM retries WHERE record = ? AND id = ?`, record, id)
 		return err
 	})
 }

@@ -29,7 +29,7 @@ func (s *Store) Replay(ctx context.Context, command event.Replay, skipped []Skip
 	}
 	var receipt Receipt
 	events := 0
-	err := s.change(ctx, "ask for a replay", func(t tx) error {
+	err := s.Change(ctx, "ask for a replay", func(t Tx) error {
 		command.Events = nil
 		fresh, err := s.askOnce(ctx, t, skipped)
 		if err != nil {
@@ -52,14 +52,14 @@ func (s *Store) Replay(ctx context.Context, command event.Replay, skipped []Skip
 // ReplayAgain puts a command into the outbox that sends the events it names, whether they were asked for before or not.
 func (s *Store) ReplayAgain(ctx context.Context, command event.Replay, c Change) (Receipt, error) {
 	var receipt Receipt
-	err := s.change(ctx, "ask for a replay", func(t tx) (err error) {
+	err := s.Change(ctx, "ask for a replay", func(t Tx) (err error) {
 		receipt, err = s.replay(ctx, t, command, c)
 		return err
 	})
 	return receipt, err
 }
 
-func (s *Store) replay(ctx context.Context, t tx, command event.Replay, c Change) (Receipt, error) {
+func (s *Store) replay(ctx context.Context, t Tx, command event.Replay, c Change) (Receipt, error) {
 	c.Detail = map[string]any{"replay": command.ID, "events": len(command.Events)}
 	if err := audit(ctx, t, s.Now(), Entry{Kind: KindSubscription, ID: command.SubscriptionID, Tenant: command.Tenant}, c); err != nil {
 		return 0, err
@@ -67,7 +67,7 @@ func (s *Store) replay(ctx context.Context, t tx, command event.Replay, c Change
 	return askReplay(ctx, t, s.Now(), command)
 }
 
-func askReplay(ctx context.Context, t tx, at time.Time, command event.Replay) (Receipt, error) {
+func askReplay(ctx context.Context, t Tx, at time.Time, command event.Replay) (Receipt, error) {
 	spec, err := json.Marshal(command)
 	if err != nil {
 		return 0, err
@@ -76,18 +76,18 @@ func askReplay(ctx context.Context, t tx, at time.Time, command event.Replay) (R
 }
 
 // askOnce notes what is asked for, and returns the deliveries that had not been noted.
-func (s *Store) askOnce(ctx context.Context, t tx, skipped []Skipped) (map[string]bool, error) {
+func (s *Store) askOnce(ctx context.Context, t Tx, skipped []Skipped) (map[string]bool, error) {
 	fresh := make(map[string]bool, len(skipped))
 	if len(skipped) == 0 {
 		return fresh, nil
 	}
-	at := micros(s.Now())
+	at := Micros(s.Now())
 	args := make([]any, 0, 3*len(skipped))
 	for _, d := range skipped {
 		args = append(args, d.Delivery, d.AfterReplay, at)
 	}
-	rows, err := t.QueryContext(ctx, t.db.Bind(`INSERT INTO replayed (delivery, after_replay, at) VALUES `+
-		strings.TrimSuffix(strings.Repeat("(?, ?, ?), ", len(skipped)), ", ")+` ON CONFLICT DO NOTHING RETURNING delivery`), args...)
+	rows, err := t.Query(ctx, `INSERT INTO replayed (delivery, after_replay, at) VALUES `+
+		strings.TrimSuffix(strings.Repeat("(?, ?, ?), ", len(skipped)), ", ")+` ON CONFLICT DO NOTHING RETURNING delivery`, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -104,8 +104,8 @@ func (s *Store) askOnce(ctx context.Context, t tx, skipped []Skipped) (map[strin
 
 // ForgetReplayed drops what was noted before a time: its events are in no log any more.
 func (s *Store) ForgetReplayed(ctx context.Context, before time.Time) error {
-	return s.change(ctx, "forget old replays", func(t tx) error {
-		_, err := t.exec(ctx, `DELETE FROM replayed WHERE at < ?`, micros(before))
+	return s.Change(ctx, "forget old replays", func(t Tx) error {
+		_, err := t.Exec(ctx, `DELETE FROM replayed WHERE at < ?`, Micros(before))
 		return err
 	})
 }

@@ -508,7 +508,7 @@ func TestTheSecondMigrationReadsWhatIsThere(t *testing.T) {
 		sub.Position, sub.State = 12, subscription.StatePaused
 		_, err := s.CreateSubscription(ctx, sub, by)
 		require.NoError(t, err)
-		for _, query := range []string{"DROP TABLE redrives", "DROP TABLE redrive_items", "DROP TABLE replayed", "DROP TABLE agent_settings", "DROP INDEX audit_by_tenant", "DROP INDEX subscriptions_previous", "DROP INDEX subscriptions_by_position",
+		for _, query := range []string{"DROP TABLE retries", "DROP TABLE redrives", "DROP TABLE redrive_items", "DROP TABLE replayed", "DROP TABLE agent_settings", "DROP INDEX audit_by_tenant", "DROP INDEX subscriptions_previous", "DROP INDEX subscriptions_by_position",
 			"ALTER TABLE subscriptions DROP COLUMN state", "ALTER TABLE subscriptions DROP COLUMN position", "ALTER TABLE subscriptions DROP COLUMN previous_until", "DELETE FROM goose_db_version WHERE version_id >= 2"} {
 			_, err := s.Write.ExecContext(ctx, query)
 			require.NoError(t, err, query)

@@ -61,73 +61,13 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	return s, nil
 }
 
-// tx is a transaction with placeholders written as '?'.
-type tx struct {
-	*sql.Tx
-	db *Database
-}
-
-func (t tx) exec(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	return t.ExecContext(ctx, t.db.Bind(query), args...)
-}
-
-func (t tx) row(ctx context.Context, query string, args ...any) *sql.Row {
-	return t.QueryRowContext(ctx, t.db.Bind(query), args...)
-}
-
-// forUpdate ends a SELECT whose row is changed next. SQLite has no such clause: its writers are one at a time anyway.
-func (t tx) forUpdate() string {
-	if t.db.Postgres {
-		return " FOR UPDATE"
-	}
-	return ""
-}
-
-// change runs fn in one write transaction.
-func (s *Store) change(ctx context.Context, what string, fn func(tx) error) error {
-	raw, err := s.Write.BeginTx(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("%s: begin: %w", what, err)
-	}
-	defer raw.Rollback()
-	if err := fn(tx{raw, s.Database}); err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	if err := raw.Commit(); err != nil {
-		return fmt.Errorf("%s: commit: %w", what, err)
-	}
-	return nil
-}
-
-func (s *Store) query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	return s.Read.QueryContext(ctx, s.Bind(query), args...)
-}
-
-func (s *Store) row(ctx context.Context, query string, args ...any) *sql.Row {
-	return s.Read.QueryRowContext(ctx, s.Bind(query), args...)
-}
-
-func micros(t time.Time) int64 {
-	if t.IsZero() {
-		return 0
-	}
-	return t.UnixMicro()
-}
-
-func fromMicros(us int64) time.Time {
-	if us == 0 {
-		return time.Time{}
-	}
-	return time.UnixMicro(us).UTC()
-}
-
 // Now is the store's clock, cut to what the database keeps.
 func (s *Store) Now() time.Time { return s.now().UTC().Truncate(time.Microsecond) }
 
 // Meta returns a value that the console keeps about the database itself; "" when it was never set.
 func (s *Store) Meta(ctx context.Context, name string) (string, error) {
 	var value string
-	err := s.row(ctx, `SELECT value FROM meta WHERE name = ?`, name).Scan(&value)
+	err := s.Row(ctx, `SELECT value FROM meta WHERE name = ?`, name).Scan(&value)
 	if errors.Is(err, sql.ErrNoRows) {
 		return "", nil
 	}
@@ -139,9 +79,9 @@ func (s *Store) Meta(ctx context.Context, name string) (string, error) {
 
 // SetMeta keeps values under their names, all or none.
 func (s *Store) SetMeta(ctx context.Context, values map[string]string) error {
-	return s.change(ctx, "keep values", func(t tx) error {
+	return s.Change(ctx, "keep values", func(t Tx) error {
 		for name, value := range values {
-			if _, err := t.exec(ctx, `INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value`, name, value); err != nil {
+			if _, err := t.Exec(ctx, `INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value`, name, value); err != nil {
 				return err
 			}
 		}

@@ -77,7 +77,7 @@ func (s *Store) subscriptionRows(ctx context.Context, tenant string, q Subscript
 	if q.Text == "" && q.Event == "" {
 		step = min(step, q.Limit) // every row is in the answer
 	}
-	rows, err := s.query(ctx, query+order, append(args, step)...)
+	rows, err := s.Query(ctx, query+order, append(args, step)...)
 	if err != nil {
 		return nil, err
 	}

@@ -30,14 +30,14 @@ type Receipt int64
 // and version here.
 func (s *Store) CreateSubscription(ctx context.Context, sub *subscription.Subscription, c Change) (Receipt, error) {
 	var receipt Receipt
-	err := s.change(ctx, "create a subscription", func(t tx) (err error) {
+	err := s.Change(ctx, "create a subscription", func(t Tx) (err error) {
 		receipt, err = s.insert(ctx, t, sub, c)
 		return err
 	})
 	return receipt, err
 }
 
-func (s *Store) insert(ctx context.Context, t tx, sub *subscription.Subscription, c Change) (Receipt, error) {
+func (s *Store) insert(ctx context.Context, t Tx, sub *subscription.Subscription, c Change) (Receipt, error) {
 	sub.Version, sub.CreatedAt = 1, s.Now()
 	sub.UpdatedAt = sub.CreatedAt
 	r, err := rowOf(sub)
@@ -57,7 +57,7 @@ func (s *Store) UpdateSubscription(ctx context.Context, tenant, id string, versi
 	edit func(*subscription.Subscription) (*subscription.Subscription, error)) (*subscription.Subscription, Receipt, error) {
 	var result *subscription.Subscription
 	var receipt Receipt
-	err := s.change(ctx, "change a subscription", func(t tx) error {
+	err := s.Change(ctx, "change a subscription", func(t Tx) error {
 		now, err := present(ctx, t, tenant, id, version)
 		if err != nil {
 			return err
@@ -81,8 +81,8 @@ func (s *Store) UpdateSubscription(ctx context.Context, tenant, id string, versi
 }
 
 // present reads a subscription that is changed next. version is the one that it has to have, 0 for any.
-func present(ctx context.Context, t tx, tenant, id string, version int64) (*subscription.Subscription, error) {
-	now, err := scanSubscription(t.row(ctx, selectSubscription+` WHERE id = ? AND tenant = ? AND deleted_at = 0`+t.forUpdate(), id, tenant))
+func present(ctx context.Context, t Tx, tenant, id string, version int64) (*subscription.Subscription, error) {
+	now, err := scanSubscription(t.Row(ctx, selectSubscription+` WHERE id = ? AND tenant = ? AND deleted_at = 0`+t.ForUpdate(), id, tenant))
 	if err != nil {
 		return nil, err
 	}
@@ -93,14 +93,14 @@ func present(ctx context.Context, t tx, tenant, id string, version int64) (*subs
 }
 
 // replace stores next as the version after now.
-func (s *Store) replace(ctx context.Context, t tx, now, next *subscription.Subscription, c Change) (Receipt, error) {
+func (s *Store) replace(ctx context.Context, t Tx, now, next *subscription.Subscription, c Change) (Receipt, error) {
 	next.ID, next.Tenant, next.Version, next.CreatedAt = now.ID, now.Tenant, now.Version+1, now.CreatedAt
 	next.UpdatedAt = s.Now()
 	r, err := rowOf(next)
 	if err != nil {
 		return 0, err
 	}
-	if _, err := t.exec(ctx, `UPDATE subscriptions SET version = ?, spec = ?, secrets = ?, state = ?, position = ?, previous_until = ?, updated_at = ? WHERE id = ?`,
+	if _, err := t.Exec(ctx, `UPDATE subscriptions SET version = ?, spec = ?, secrets = ?, state = ?, position = ?, previous_until = ?, updated_at = ? WHERE id = ?`,
 		r.version, r.spec, r.secrets, r.state, r.position, r.previousUntil, r.updatedAt, r.id); err != nil {
 		return 0, err
 	}
@@ -109,7 +109,7 @@ func (s *Store) replace(ctx context.Context, t tx, now, next *subscription.Subsc
 
 // recordState records a version of a subscription, and after it the events that tell of it: whoever reads one of them
 // finds the feed to say the same.
-func (s *Store) recordState(ctx context.Context, t tx, before, after *subscription.Subscription, r subscriptionRow, c Change) (Receipt, error) {
+func (s *Store) recordState(ctx context.Context, t Tx, before, after *subscription.Subscription, r subscriptionRow, c Change) (Receipt, error) {
 	receipt, err := s.record(ctx, t, subscriptionEntry(after.ID, after.Tenant, after.Version, false, r.spec, r.secrets), c)
 	if err != nil || c.Tells == nil {
 		return receipt, err
@@ -130,7 +130,7 @@ func (s *Store) recordState(ctx context.Context, t tx, before, after *subscripti
 // DeleteSubscription ends a subscription. Its row stays, as the next version, until Forget drops it.
 func (s *Store) DeleteSubscription(ctx context.Context, tenant, id string, version int64, c Change) (Receipt, error) {
 	var receipt Receipt
-	err := s.change(ctx, "delete a subscription", func(t tx) error {
+	err := s.Change(ctx, "delete a subscription", func(t Tx) error {
 		now, err := present(ctx, t, tenant, id, version)
 		if err != nil {
 			return err
@@ -141,10 +141,10 @@ func (s *Store) DeleteSubscription(ctx context.Context, tenant, id string, versi
 	return receipt, err
 }
 
-func (s *Store) end(ctx context.Context, t tx, now *subscription.Subscription, c Change) (Receipt, error) {
-	at := micros(s.Now())
+func (s *Store) end(ctx context.Context, t Tx, now *subscription.Subscription, c Change) (Receipt, error) {
+	at := Micros(s.Now())
 	// The secrets go at once: nothing needs them any more.
-	if _, err := t.exec(ctx, `UPDATE subscriptions SET version = ?, secrets = '{}', previous_until = 0, updated_at = ?, deleted_at = ? WHERE id = ?`,
+	if _, err := t.Exec(ctx, `UPDATE subscriptions SET version = ?, secrets = '{}', previous_until = 0, updated_at = ?, deleted_at = ? WHERE id = ?`,
 		now.Version+1, at, at, now.ID); err != nil {
 		return 0, err
 	}
@@ -154,7 +154,7 @@ func (s *Store) end(ctx context.Context, t tx, now *subscription.Subscription, c
 // ExpiredKeys returns subscriptions, as tenant and id alone, whose signing key before the present one ended before a time,
 // at most limit of them.
 func (s *Store) ExpiredKeys(ctx context.Context, before time.Time, limit int) ([]Entry, error) {
-	rows, err := s.query(ctx, `SELECT id, tenant FROM subscriptions WHERE previous_until > 0 AND previous_until < ? ORDER BY previous_until LIMIT ?`, micros(before), limit)
+	rows, err := s.Query(ctx, `SELECT id, tenant FROM subscriptions WHERE previous_until > 0 AND previous_until < ? ORDER BY previous_until LIMIT ?`, Micros(before), limit)
 	if err != nil {
 		return nil, fmt.Errorf("read expired keys: %w", err)
 	}
@@ -175,7 +175,7 @@ func (s *Store) ExpiredKeys(ctx context.Context, before time.Time, limit int) ([
 
 // Subscription returns one subscription of a tenant.
 func (s *Store) Subscription(ctx context.Context, tenant, id string) (*subscription.Subscription, error) {
-	sub, err := scanSubscription(s.row(ctx, selectSubscription+` WHERE id = ? AND tenant = ? AND deleted_at = 0`, id, tenant))
+	sub, err := scanSubscription(s.Row(ctx, selectSubscription+` WHERE id = ? AND tenant = ? AND deleted_at = 0`, id, tenant))
 	if err != nil {
 		return nil, fmt.Errorf("read a subscription: %w", err)
 	}
@@ -202,7 +202,7 @@ func scanSubscription(row scanner) (*subscription.Subscription, error) {
 	if err := json.Unmarshal([]byte(secrets), &sub.Sealed); err != nil {
 		return nil, fmt.Errorf("read the stored secrets of %s: %w", id, err)
 	}
-	sub.ID, sub.Tenant, sub.Version, sub.CreatedAt, sub.UpdatedAt = id, tenant, version, fromMicros(created), fromMicros(updated)
+	sub.ID, sub.Tenant, sub.Version, sub.CreatedAt, sub.UpdatedAt = id, tenant, version, FromMicros(created), FromMicros(updated)
 	return sub, nil
 }
 
@@ -217,7 +217,7 @@ type subscriptionRow struct {
 }
 
 func rowOf(sub *subscription.Subscription) (subscriptionRow, error) {
-	r := subscriptionRow{id: sub.ID, tenant: sub.Tenant, version: sub.Version, createdAt: micros(sub.CreatedAt), updatedAt: micros(sub.UpdatedAt)}
+	r := subscriptionRow{id: sub.ID, tenant: sub.Tenant, version: sub.Version, createdAt: Micros(sub.CreatedAt), updatedAt: Micros(sub.UpdatedAt)}
 	spec, err := json.Marshal(sub)
 	if err != nil {
 		return r, fmt.Errorf("write the subscription as JSON: %w", err)
@@ -246,12 +246,12 @@ func (r *subscriptionRow) index() error {
 	if err := json.Unmarshal([]byte(r.spec), &doc); err != nil {
 		return fmt.Errorf("read the document of %s: %w", r.id, err)
 	}
-	r.state, r.position, r.previousUntil = doc.State, doc.Position, micros(doc.Signing.PreviousExpiresAt)
+	r.state, r.position, r.previousUntil = doc.State, doc.Position, Micros(doc.Signing.PreviousExpiresAt)
 	return nil
 }
 
-func (r *subscriptionRow) insert(ctx context.Context, t tx) error {
-	_, err := t.exec(ctx, `INSERT INTO subscriptions (id, tenant, version, spec, secrets, state, position, previous_until, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+func (r *subscriptionRow) insert(ctx context.Context, t Tx) error {
+	_, err := t.Exec(ctx, `INSERT INTO subscriptions (id, tenant, version, spec, secrets, state, position, previous_until, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		r.id, r.tenant, r.version, r.spec, r.secrets, r.state, r.position, r.previousUntil, r.createdAt, r.updatedAt)
 	return err
 }
@@ -267,7 +267,7 @@ func subscriptionEntry(id, tenant string, version int64, deleted bool, spec, sec
 
 // record writes a change's outbox entry and its line in the audit log, in the change's own transaction: neither exists
 // without the other, nor without the change.
-func (s *Store) record(ctx context.Context, t tx, e Entry, c Change) (Receipt, error) {
+func (s *Store) record(ctx context.Context, t Tx, e Entry, c Change) (Receipt, error) {
 	now := s.Now()
 	if err := audit(ctx, t, now, e, c); err != nil {
 		return 0, err
