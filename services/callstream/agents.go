@@ -88,18 +88,8 @@ endpoint must acknowledge a sample. It is for admins. The signing secret is show
 
 // agentSettings gets or puts an agent's settings, and prints what they are then.
 func agentSettings(cmd *cobra.Command, api *apiFlags, out *output, method, agent string, body any) error {
-	c, err := api.client(cmd)
-	if err != nil {
-		return err
-	}
-	var raw json.RawMessage
-	if err := c.do(cmd.Context(), method, agentSettingsPath(agent), body, &raw, nil); err != nil {
-		return err
-	}
-	if out.json {
-		return printJSON(cmd.OutOrStdout(), raw)
-	}
-	return printAgentSettings(cmd.OutOrStdout(), agent, raw)
+	show := func(w io.Writer, raw json.RawMessage) error { return printAgentSettings(w, agent, raw) }
+	return exchange{method, agentSettingsPath(agent), body, show}.run(cmd, api, out)
 }
 
 func printAgentSettings(w io.Writer, agent string, raw json.RawMessage) error {

@@ -109,7 +109,7 @@ func newDeadLettersCommand() *cobra.Command {
 			search: deadLetterSearch(), most: 50,
 		}.command(&api, &out),
 		newGetCommand(&api, &out, deadLettersPath, "get ID", "One dead letter, with the original record", printDeadLetter),
-		newRedriveCommand(&api, &out), newRedrivesCommand(&api, &out), newCancelCommand(&api, &out),
+		newRedriveCommand(&api, &out), newRedrivesCommand(&api, &out), newPostCommand(&api, &out, redrivesPath, "cancel", "End a redrive; what was sent again stays so", printRedrive),
 	)
 	return cmd
 }
@@ -277,7 +277,6 @@ func followRedrive(cmd *cobra.Command, c *apiClient, out *output, raw json.RawMe
 	if err := json.Unmarshal(raw, &r); err != nil {
 		return fmt.Errorf("read the answer: %w", err)
 	}
-	w := cmd.OutOrStdout()
 	if wait && r.State == "running" {
 		ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
 		defer stop()
@@ -285,12 +284,15 @@ func followRedrive(cmd *cobra.Command, c *apiClient, out *output, raw json.RawMe
 		if err != nil {
 			return fmt.Errorf("%w; the redrive %s goes on in the service", err, r.ID)
 		}
-		if raw, r = ended, (redriveView{}); json.Unmarshal(ended, &r) != nil {
-			return errors.New("read the answer: it is no redrive")
-		}
+		raw = ended
 	}
-	if out.json {
-		return printJSON(w, raw)
+	return out.print(cmd.OutOrStdout(), raw, printRedrive)
+}
+
+func printRedrive(w io.Writer, raw json.RawMessage) error {
+	var r redriveView
+	if err := json.Unmarshal(raw, &r); err != nil {
+		return fmt.Errorf("read the answer: %w", err)
 	}
 	switch r.State {
 	case "dry_run":
@@ -358,57 +360,25 @@ func newRedrivesCommand(api *apiFlags, out *output) *cobra.Command {
 	return cmd
 }
 
-func newCancelCommand(api *apiFlags, out *output) *cobra.Command {
-	return &cobra.Command{
-		Use:   "cancel ID",
-		Short: "End a redrive; what was sent again stays so",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := api.client(cmd)
-			if err != nil {
-				return err
-			}
-			var raw json.RawMessage
-			if err := c.do(cmd.Context(), http.MethodPost, redrivesPath+"/"+url.PathEscape(args[0])+"/cancel", nil, &raw, nil); err != nil {
-				return err
-			}
-			return followRedrive(cmd, c, out, raw, false)
-		},
-	}
+func newDeliveriesRetry(api *apiFlags, out *output) *cobra.Command {
+	cmd := newPostCommand(api, out, deliveriesPath, "retry", "Send a delivery again now", printRetried)
+	cmd.Long = `Send a delivery again now. A dead one is redriven: the same bytes, with a new retry schedule. One that was skipped or delivered is
+rendered anew by the subscription's present version. One that waits for its next attempt gets it now.`
+	return cmd
 }
 
-func newDeliveriesRetry(api *apiFlags, out *output) *cobra.Command {
-	return &cobra.Command{
-		Use:   "retry ID",
-		Short: "Send a delivery again now",
-		Long: `Send a delivery again now. A dead one is redriven: the same bytes, with a new retry schedule. One that was skipped or delivered is
-rendered anew by the subscription's present version. One that waits for its next attempt gets it now.`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := api.client(cmd)
-			if err != nil {
-				return err
-			}
-			var raw json.RawMessage
-			if err := c.do(cmd.Context(), http.MethodPost, deliveriesPath+"/"+url.PathEscape(args[0])+"/retry", nil, &raw, nil); err != nil {
-				return err
-			}
-			if out.json {
-				return printJSON(cmd.OutOrStdout(), raw)
-			}
-			var v struct {
-				Action    string `json:"action"`
-				RedriveID string `json:"redrive_id"`
-				ReplayID  string `json:"replay_id"`
-			}
-			if err := json.Unmarshal(raw, &v); err != nil {
-				return fmt.Errorf("read the answer: %w", err)
-			}
-			done := map[string]string{
-				"redrive": "Its dead letter is sent again by", "replay": "Its event is rendered anew and sent by", "attempt": "Its next attempt is made now, by",
-			}[v.Action]
-			fmt.Fprintf(cmd.OutOrStdout(), "%s %s.\n", done, oneLine(firstOf(v.RedriveID, v.ReplayID)))
-			return nil
-		},
+func printRetried(w io.Writer, raw json.RawMessage) error {
+	var v struct {
+		Action    string `json:"action"`
+		RedriveID string `json:"redrive_id"`
+		ReplayID  string `json:"replay_id"`
 	}
+	if err := json.Unmarshal(raw, &v); err != nil {
+		return fmt.Errorf("read the answer: %w", err)
+	}
+	done := map[string]string{
+		"redrive": "Its dead letter is sent again by", "replay": "Its event is rendered anew and sent by", "attempt": "Its next attempt is made now, by",
+	}[v.Action]
+	fmt.Fprintf(w, "%s %s.\n", done, oneLine(firstOf(v.RedriveID, v.ReplayID)))
+	return nil
 }

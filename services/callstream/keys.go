@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"strings"
 	"time"
 
@@ -42,7 +41,7 @@ func newKeysCommand() *cobra.Command {
 	}
 	api.addTo(cmd)
 	out.addTo(cmd)
-	cmd.AddCommand(newKeysCreate(&api, &out), newKeysList(&api, &out), newDeleteCommand(&api, &out, keysPath, "Revoke keys", "Revoked"), newKeysRotate(&api, &out))
+	cmd.AddCommand(newKeysCreate(&api, &out), newKeysList(&api, &out), newDeleteCommand(&api, &out, keysPath, "Revoke keys", "Revoked"), newPostCommand(&api, &out, keysPath, "rotate", "Replace a key by a new one; the new one is shown this once", printNewKey))
 	return cmd
 }
 
@@ -79,19 +78,11 @@ next looks, within seconds.`,
 			if len(scopes) == 0 {
 				return fmt.Errorf("--scopes says what the key may do: %s", strings.Join(auth.Scopes(), ", "))
 			}
-			c, err := api.client(cmd)
-			if err != nil {
-				return err
-			}
 			body := map[string]any{"name": name, "scopes": scopes}
 			if lasts > 0 {
 				body["expires_at"] = time.Now().Add(lasts).UTC().Format(time.RFC3339)
 			}
-			var raw json.RawMessage
-			if err := c.do(cmd.Context(), http.MethodPost, keysPath, body, &raw, nil); err != nil {
-				return err
-			}
-			return out.newKey(cmd.OutOrStdout(), raw)
+			return exchange{http.MethodPost, keysPath, body, printNewKey}.run(cmd, api, out)
 		},
 	}
 	flags := cmd.Flags()
@@ -103,11 +94,8 @@ next looks, within seconds.`,
 	return cmd
 }
 
-// newKey prints a key that was just made, the one time that it is seen.
-func (o *output) newKey(w io.Writer, raw json.RawMessage) error {
-	if o.json {
-		return printJSON(w, raw)
-	}
+// printNewKey prints a key that was just made, the one time that it is seen.
+func printNewKey(w io.Writer, raw json.RawMessage) error {
 	var k keyView
 	if err := json.Unmarshal(raw, &k); err != nil {
 		return fmt.Errorf("read the answer: %w", err)
@@ -125,23 +113,4 @@ func newKeysList(api *apiFlags, out *output) *cobra.Command {
 			return []string{k.ID, k.Name, strings.Join(k.Scopes, ","), dayAndTime(k.CreatedAt), dayAndTime(k.ExpiresAt)}
 		},
 	}.command(api, out)
-}
-
-func newKeysRotate(api *apiFlags, out *output) *cobra.Command {
-	return &cobra.Command{
-		Use:   "rotate ID",
-		Short: "Replace a key by a new one; the new one is shown this once",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := api.client(cmd)
-			if err != nil {
-				return err
-			}
-			var raw json.RawMessage
-			if err := c.do(cmd.Context(), http.MethodPost, keysPath+"/"+url.PathEscape(args[0])+"/rotate", nil, &raw, nil); err != nil {
-				return err
-			}
-			return out.newKey(cmd.OutOrStdout(), raw)
-		},
-	}
 }

@@ -60,5 +60,5 @@ func createAdminKey(cmd *cobra.Command, out *output, settings *settingFlags, k a
 	if err != nil {
 		return fmt.Errorf("print the key: %w", err)
 	}
-	return out.newKey(cmd.OutOrStdout(), raw)
+	return out.print(cmd.OutOrStdout(), raw, printNewKey)
 }

@@ -112,6 +112,45 @@ type page struct {
 	NextCursor string            `json:"next_cursor"`
 }
 
+// exchange is a request whose answer a command prints; show does that for a person.
+type exchange struct {
+	method, path string
+	body         any // nil for none
+	show         func(w io.Writer, raw json.RawMessage) error
+}
+
+func (e exchange) run(cmd *cobra.Command, api *apiFlags, out *output) error {
+	c, err := api.client(cmd)
+	if err != nil {
+		return err
+	}
+	var raw json.RawMessage
+	if err := c.do(cmd.Context(), e.method, e.path, e.body, &raw, nil); err != nil {
+		return err
+	}
+	return out.print(cmd.OutOrStdout(), raw, e.show)
+}
+
+// print prints an answer as it is, where JSON is asked for, and as show does otherwise.
+func (o *output) print(w io.Writer, raw json.RawMessage, show func(w io.Writer, raw json.RawMessage) error) error {
+	if o.json {
+		return printJSON(w, raw)
+	}
+	return show(w, raw)
+}
+
+// newPostCommand is a command that posts to what the API has under a path, <path>/<id>/<action>.
+func newPostCommand(api *apiFlags, out *output, path, action, short string, show func(w io.Writer, raw json.RawMessage) error) *cobra.Command {
+	return &cobra.Command{
+		Use:   action + " ID",
+		Short: short,
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return exchange{method: http.MethodPost, path: path + "/" + url.PathEscape(args[0]) + "/" + action, show: show}.run(cmd, api, out)
+		},
+	}
+}
+
 // newGetCommand shows one thing that the API has under a path: show prints it for a person. Each of the parameters that the
 // API takes gets a flag.
 func newGetCommand(api *apiFlags, out *output, path, use, short string, show func(w io.Writer, raw json.RawMessage) error, takes ...parameter) *cobra.Command {
@@ -121,22 +160,11 @@ func newGetCommand(api *apiFlags, out *output, path, use, short string, show fun
 		Short: short,
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := api.client(cmd)
-			if err != nil {
-				return err
-			}
-			var raw json.RawMessage
 			path := path + "/" + url.PathEscape(args[0])
 			if query := parameters(takes, given).Encode(); query != "" {
 				path += "?" + query
 			}
-			if err := c.do(cmd.Context(), http.MethodGet, path, nil, &raw, nil); err != nil {
-				return err
-			}
-			if out.json {
-				return printJSON(cmd.OutOrStdout(), raw)
-			}
-			return show(cmd.OutOrStdout(), raw)
+			return exchange{method: http.MethodGet, path: path, show: show}.run(cmd, api, out)
 		},
 	}
 	addParameters(cmd, takes, given)

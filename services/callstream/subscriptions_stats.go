@@ -51,19 +51,8 @@ func newSubscriptionsStats(api *apiFlags, out *output) *cobra.Command {
 		Short: "Deliveries, failures, latency and what waits",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := api.client(cmd)
-			if err != nil {
-				return err
-			}
-			var raw json.RawMessage
 			path := subscriptionPath(args[0]) + "/stats?" + url.Values{"window": {window}}.Encode()
-			if err := c.do(cmd.Context(), http.MethodGet, path, nil, &raw, nil); err != nil {
-				return err
-			}
-			if out.json {
-				return printJSON(cmd.OutOrStdout(), raw)
-			}
-			return printStats(cmd.OutOrStdout(), raw)
+			return exchange{method: http.MethodGet, path: path, show: printStats}.run(cmd, api, out)
 		},
 	}
 	cmd.Flags().StringVar(&window, "window", "24h", "how far back, 1m to 30d")

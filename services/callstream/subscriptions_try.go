@@ -217,31 +217,24 @@ would not be sent. Nothing is sent. Secrets are masked.`,
 				}
 				body["subscription"] = json.RawMessage(raw)
 			}
-			c, err := api.client(cmd)
-			if err != nil {
-				return err
-			}
-			var raw json.RawMessage
-			if err := c.do(cmd.Context(), http.MethodPost, subscriptionsPath+":preview", body, &raw, nil); err != nil {
-				return err
-			}
-			if out.json {
-				return printJSON(cmd.OutOrStdout(), raw)
-			}
-			var v previewView
-			if err := json.Unmarshal(raw, &v); err != nil {
-				return fmt.Errorf("read the answer: %w", err)
-			}
-			if !v.WouldSend {
-				fmt.Fprintf(cmd.OutOrStdout(), "It would not be sent: %s.\n", why(v.Reason, v.Detail))
-			}
-			if v.Request != nil {
-				v.Request.print(cmd.OutOrStdout())
-			}
-			return nil
+			return exchange{http.MethodPost, subscriptionsPath + ":preview", body, printPreview}.run(cmd, api, out)
 		},
 	}
 	event.addTo(cmd)
 	cmd.Flags().StringVarP(&file, "file", "f", "", "file with the subscription's JSON object, - for standard input")
 	return cmd
+}
+
+func printPreview(w io.Writer, raw json.RawMessage) error {
+	var v previewView
+	if err := json.Unmarshal(raw, &v); err != nil {
+		return fmt.Errorf("read the answer: %w", err)
+	}
+	if !v.WouldSend {
+		fmt.Fprintf(w, "It would not be sent: %s.\n", why(v.Reason, v.Detail))
+	}
+	if v.Request != nil {
+		v.Request.print(w)
+	}
+	return nil
 }
