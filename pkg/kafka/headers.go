@@ -24,6 +24,39 @@ func EventHeaders(eventType, id, source, tenant, traceparent string) []kgo.Recor
 	}
 }
 
+// Mismatch is a header that contradicts the value of its record.
+type Mismatch struct{ Key, Header, Value string }
+
+// CompleteIdentity fills in what the value of an event's record leaves empty of its type, id, source and tenant, from the
+// headers that EventHeaders makes. It returns the first header that says something else than the value, nil for none:
+// whoever may write to the topic could otherwise have one tenant's event taken for another's.
+func CompleteIdentity(r *kgo.Record, eventType, id, source, tenant *string) *Mismatch {
+	for i := range r.Headers {
+		h := &r.Headers[i]
+		var field *string
+		switch h.Key {
+		case HeaderType:
+			field = eventType
+		case HeaderID:
+			field = id
+		case HeaderSource:
+			field = source
+		case HeaderTenant:
+			field = tenant
+		default:
+			continue
+		}
+		switch {
+		case len(h.Value) == 0:
+		case *field == "":
+			*field = string(h.Value)
+		case *field != string(h.Value):
+			return &Mismatch{h.Key, string(h.Value), *field}
+		}
+	}
+	return nil
+}
+
 // Headers of delivery records, besides those of event records. A retry rewrites headers only: the value's bytes never
 // change. Numbers are decimal.
 const (

@@ -66,29 +66,8 @@ func identify(ctx context.Context, codec peeker, r *kgo.Record) (identity, error
 		return identity{}, classify("read the event's envelope", err)
 	}
 	id := identity{Identity: peeked}
-	for i := range r.Headers {
-		h := &r.Headers[i]
-		var field *string
-		switch h.Key {
-		case kafka.HeaderType:
-			field = &id.Type
-		case kafka.HeaderID:
-			field = &id.ID
-		case kafka.HeaderSource:
-			field = &id.Source
-		case kafka.HeaderTenant:
-			field = &id.Tenant
-		default:
-			continue
-		}
-		switch {
-		case len(h.Value) == 0:
-		case *field == "":
-			*field = string(h.Value)
-		case *field != string(h.Value):
-			return id, &unusable{reason: deadHeaderMismatch,
-				detail: fmt.Sprintf("the header %s says %q, the value says %q", h.Key, clip(string(h.Value)), clip(*field))}
-		}
+	if m := kafka.CompleteIdentity(r, &id.Type, &id.ID, &id.Source, &id.Tenant); m != nil {
+		return id, &unusable{reason: deadHeaderMismatch, detail: fmt.Sprintf("the header %s says %q, the value says %q", m.Key, clip(m.Header), clip(m.Value))}
 	}
 	if id.Tenant == "" {
 		return id, &unusable{reason: deadNoTenant, detail: "the event names no tenant"}

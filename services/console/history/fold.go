@@ -95,27 +95,8 @@ func (b *batch) seen(ctx context.Context, codec Codec, r *kgo.Record) error {
 	if err != nil {
 		return err
 	}
-	for i := range r.Headers {
-		var field *string
-		switch r.Headers[i].Key {
-		case kafka.HeaderType:
-			field = &e.Type
-		case kafka.HeaderID:
-			field = &e.ID
-		case kafka.HeaderSource:
-			field = &e.Source
-		case kafka.HeaderTenant:
-			field = &e.Tenant
-		default:
-			continue
-		}
-		switch value := string(r.Headers[i].Value); {
-		case value == "":
-		case *field == "":
-			*field = value
-		case *field != value:
-			return errUseless
-		}
+	if kafka.CompleteIdentity(r, &e.Type, &e.ID, &e.Source, &e.Tenant) != nil {
+		return errUseless
 	}
 	if e.Tenant == "" || event.TopicOf(e.Type) != r.Topic {
 		return errUseless
