@@ -1,0 +1,160 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/callstream/callstream/pkg/hooktest"
+	"github.com/callstream/callstream/schemas/topic"
+	"github.com/callstream/callstream/test/progress"
+)
+
+const scalingPartitions = 8
+
+// scaling is a pipeline whose dispatchers come and go under load.
+type scaling struct {
+	t    *testing.T
+	p    *pipeline
+	tn   tenant
+	hook *hooktest.Receiver
+	ledger
+}
+
+// startScaling starts one dispatcher, and a subscription with deliveries on every partition. A fifth of them is taken at the
+// second attempt, so that retries wait while partitions move.
+func startScaling(t *testing.T) *scaling {
+	t.Helper()
+	p := startPipeline(t, settings{shape: apart, dispatchers: 1, env: map[string]string{"CALLSTREAM_PARTITIONS": fmt.Sprint(scalingPartitions)}})
+	s := &scaling{t: t, p: p, tn: p.tenant("scaling"), ledger: ledger{accepted: map[string]bool{}}}
+	s.hook = hooktest.Start(t, hooktest.Options{Answer: func(r *hooktest.Request) hooktest.Answer {
+		if !tookAtOnce(r) {
+			return hooktest.Answer{Status: http.StatusServiceUnavailable}
+		}
+		return hooktest.Answer{}
+	}})
+	sub := s.tn.subscribe(object{"url": s.hook.URL(), "events": []string{"call.*"}, "spread": scalingPartitions})
+	s.hook.SetSecrets(sub.Secret)
+	return s
+}
+
+// tookAtOnce says whether the endpoint takes an attempt.
+func tookAtOnce(r *hooktest.Request) bool {
+	id := r.Header.Get("X-Event-Id")
+	return r.Attempt > 1 || !strings.HasSuffix(id, "3") && !strings.HasSuffix(id, "7")
+}
+
+// flowing posts events from four workers, numbered from first, until stop is called, which returns when each event has been
+// accepted.
+func (s *scaling) flowing(first int) (stop func()) {
+	end := make(chan struct{})
+	var workers sync.WaitGroup
+	for w := range 4 {
+		workers.Go(func() { s.flow(s.t, s.tn, first+w, end) })
+	}
+	return sync.OnceFunc(func() { close(end); workers.Wait() })
+}
+
+// shared waits until these dispatchers have even shares of the partitions, and deliveries go on being made.
+func (s *scaling) shared(names ...string) {
+	s.t.Helper()
+	for _, name := range names {
+		url := s.p.url(name)
+		eventually(s.t, fmt.Sprintf("%s has its share of %d", name, len(names)), func() error {
+			has, err := metric(s.t.Context(), url, "callstream_consumer_partitions", topic.Lane(topic.DefaultLane))
+			if err != nil {
+				return err
+			}
+			if has != scalingPartitions/float64(len(names)) {
+				return fmt.Errorf("it has %v of %d partitions", has, scalingPartitions)
+			}
+			return nil
+		})
+	}
+	before := s.hook.Unique()
+	eventually(s.t, "deliveries go on", func() error {
+		if more := s.hook.Unique() - before; more < 400 {
+			return fmt.Errorf("%d of 400", more)
+		}
+		return nil
+	})
+}
+
+// settled waits until every accepted event is delivered, and every record done.
+func (s *scaling) settled() {
+	s.t.Helper()
+	s.settle(s.t, s.hook, tookAtOnce)
+	eventually(s.t, "nothing is left to be sent", func() error {
+		if open := s.unfinished(); len(open) > 0 {
+			return fmt.Errorf("%d records are not done, among them %v", len(open), open[0])
+		}
+		return nil
+	})
+}
+
+func (s *scaling) unfinished() []progress.Open {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
+	defer cancel()
+	open, err := progress.Unfinished(ctx, s.p.brokers)
+	require.NoError(s.t, err)
+	return open
+}
+
+// repeated are the attempts that the endpoint got more than once.
+func (s *scaling) repeated() (all []progress.Attempt) {
+	seen := map[progress.Attempt]bool{}
+	for _, r := range s.hook.Requests() {
+		a := progress.Attempt{Delivery: r.ID, Number: r.Attempt}
+		if seen[a] {
+			all = append(all, a)
+		}
+		seen[a] = true
+	}
+	return all
+}
+
+// Promises 1 and 3: one dispatcher, four, two, under load. Who comes, or goes on SIGTERM, loses nothing and repeats nothing.
+// Then one of the two is killed: what is sent twice is only what no commit had as done.
+func TestDispatchersComeAndGo(t *testing.T) {
+	s := startScaling(t)
+	stop := s.flowing(0)
+	defer stop()
+	s.shared("dispatcher-0")
+	for _, name := range []string{"dispatcher-1", "dispatcher-2", "dispatcher-3"} {
+		s.p.launch(name)
+	}
+	s.shared("dispatcher-0", "dispatcher-1", "dispatcher-2", "dispatcher-3")
+	over := make(chan error, 2)
+	for _, name := range []string{"dispatcher-0", "dispatcher-2"} {
+		go func() { over <- s.p.terminate(name) }()
+	}
+	require.NoError(t, errors.Join(<-over, <-over), "they end with status 0")
+	s.shared("dispatcher-1", "dispatcher-3")
+	stop()
+	s.settled()
+	require.Empty(t, s.repeated())
+
+	stop = s.flowing(4)
+	defer stop()
+	s.shared("dispatcher-1", "dispatcher-3")
+	s.p.process("dispatcher-3").Kill()
+	open := map[string]bool{}
+	for _, o := range s.unfinished() {
+		open[o.Delivery] = true
+	}
+	s.shared("dispatcher-1")
+	stop()
+	s.settled()
+	repeated := s.repeated()
+	t.Logf("%d events accepted; of %d deliveries that were not done at the kill %d were sent again", len(s.ids()), len(open), len(repeated))
+	for _, a := range repeated {
+		require.Contains(t, open, a.Delivery, "its record was done, said a commit, and attempt %d was sent again", a.Number)
+	}
+}
