@@ -116,8 +116,10 @@ const (
 	maxQueue         = 4 << 20
 	holdAtMost       = time.Second
 	sessionTimeout   = 10 * time.Second
-	heartbeat        = 2 * time.Second
 	rebalanceTimeout = 30 * time.Second
+	// heartbeat is how a member learns that others come, go or have let partitions go, and so the most of the time that a
+	// partition which moves stands still.
+	heartbeat = 250 * time.Millisecond
 )
 
 func (c *LoopConfig) defaults() error {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/callstream/callstream/schemas/topic"
@@ -62,12 +61,12 @@ func fleetRow(ctx context.Context, b *bench) ([]line, error) {
 	if _, err := p.Ready(ctx); err != nil {
 		return nil, err
 	}
-	g := &gaps{last: make([]time.Time, lanePartitions)}
+	g := newGaps(lanePartitions)
 	s.begin("fleet", func(endpoint, _, _ int) verdict {
 		if gone(endpoint) {
 			return hang
 		}
-		g.arrived(endpoint)
+		g.arrived(topic.PartitionFor(fleetSubscription(endpoint), "", 1, lanePartitions))
 		return take
 	})
 	var samples []int64
@@ -97,7 +96,7 @@ func fleetRow(ctx context.Context, b *bench) ([]line, error) {
 		samples = append(samples, bytes)
 		time.Sleep(20 * time.Millisecond)
 	}
-	g.stop()
+	longest := g.take()
 	until(ctx, time.Minute, func() bool { return s.have(0) >= want })
 	third := len(samples) / 3
 	first, last := median(samples[:third]), median(samples[2*third:])
@@ -106,7 +105,7 @@ func fleetRow(ctx context.Context, b *bench) ([]line, error) {
 	return []line{
 		{"10,000 endpoints, 1 % dead: memory, first third and last", fmt.Sprintf("%d MiB", first>>20), fmt.Sprintf("%d MiB", last>>20), times(float64(last) / float64(first)), "flat"},
 		{"its deliveries made, but to the dead", "", share(s.have(0), want-s.have(0)), "", "100 %"},
-		{"its longest time without a delivery on a partition", "", ms(g.longest), "", "none stalled"},
+		{"its longest time without a delivery on a partition", "", ms(longest), "", "none stalled"},
 	}, nil
 }
 
@@ -122,33 +121,4 @@ func spelled(delays []time.Duration) string {
 		text += d.String()
 	}
 	return text
-}
-
-// gaps finds the longest time that no delivery of a partition arrived.
-type gaps struct {
-	mu      sync.Mutex
-	last    []time.Time
-	longest time.Duration
-	stopped bool
-}
-
-func (g *gaps) arrived(endpoint int) {
-	p := topic.PartitionFor(fleetSubscription(endpoint), "", 1, lanePartitions)
-	now := time.Now()
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if !g.last[p].IsZero() && !g.stopped {
-		g.longest = max(g.longest, now.Sub(g.last[p]))
-	}
-	g.last[p] = now
-}
-
-// stop ends the measurement, and counts a partition that has not moved until now.
-func (g *gaps) stop() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.stopped = true
-	for _, at := range g.last {
-		g.longest = max(g.longest, time.Since(at))
-	}
 }

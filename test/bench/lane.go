@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/callstream/callstream/pkg/embedded"
 	"github.com/callstream/callstream/pkg/kafka"
+	"github.com/callstream/callstream/pkg/kafkatest"
 	"github.com/callstream/callstream/pkg/secret"
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/schemas/topic"
@@ -23,7 +25,7 @@ const (
 
 // lane is a broker with what a filter and a console would have written for a dispatcher.
 type lane struct {
-	broker  *actor
+	stop    func() // ends the broker
 	client  *kgo.Client
 	codec   *event.Codec
 	box     *secret.Box
@@ -32,18 +34,40 @@ type lane struct {
 	serial  int
 }
 
-// newLane starts a broker with the pipeline's topics.
-func (b *bench) newLane(ctx context.Context, schedule []time.Duration) (_ *lane, err error) {
-	l := &lane{}
-	if l.broker, err = cast(ctx, "broker", b.data("broker")); err != nil {
+// newLane starts an embedded broker with the pipeline's topics.
+func (b *bench) newLane(ctx context.Context, schedule []time.Duration) (*lane, error) {
+	broker, err := cast(ctx, "broker", b.data("broker"))
+	if err != nil {
 		return nil, err
 	}
+	return layOut(ctx, &lane{stop: broker.end, brokers: broker.words[0], reg: broker.words[1]}, schedule)
+}
+
+// newApacheLane starts an Apache Kafka with the pipeline's topics.
+func (b *bench) newApacheLane(ctx context.Context, schedule []time.Duration) (*lane, error) {
+	a, err := kafkatest.StartApache(ctx, 1, b.data("kafka"))
+	if err != nil {
+		return nil, err
+	}
+	registry, err := embedded.StartRegistry(ctx, embedded.Config{DataDir: b.data("registry"), Compatible: event.Compatible})
+	if err != nil {
+		a.Stop()
+		return nil, err
+	}
+	stop := func() {
+		_ = registry.Close()
+		a.Stop()
+	}
+	return layOut(ctx, &lane{stop: stop, brokers: a.Brokers[0], reg: registry.RegistryURL()}, schedule)
+}
+
+// layOut connects to a lane's broker and makes the topics; the broker ends where that fails.
+func layOut(ctx context.Context, l *lane, schedule []time.Duration) (_ *lane, err error) {
 	defer func() {
 		if err != nil {
 			l.close()
 		}
 	}()
-	l.brokers, l.reg = l.broker.words[0], l.broker.words[1]
 	registry, err := kafka.NewRegistry(kafka.RegistryConfig{URLs: []string{l.reg}})
 	if err != nil {
 		return nil, err
@@ -69,7 +93,7 @@ func (l *lane) close() {
 	if l.client != nil {
 		l.client.Close()
 	}
-	l.broker.end()
+	l.stop()
 }
 
 // env is what a dispatcher of this lane is told.

@@ -48,6 +48,7 @@ func rows() []row {
 		{"latency", "the POST to the endpoint's first byte, against the bare pipeline (4 min)", latencyRow},
 		{"parked", "memory with a million parked retries against none (3 min)", parkedRow},
 		{"fleet", "10,000 endpoints, one of a hundred dead, ten minutes of traffic in 75 s (2 min)", fleetRow},
+		{"scaling", "how long a partition pauses while dispatchers come and go (3 min)", scalingRow},
 	}
 }
 

@@ -142,6 +142,13 @@ func (s *sink) have(first int) int {
 	return n
 }
 
+// repeats are the requests for events that their endpoint had.
+func (s *sink) repeats() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.repeat
+}
+
 // latencies are those of the endpoints from first on.
 func (s *sink) latencies(first int) []time.Duration {
 	s.mu.Lock()

@@ -230,7 +230,7 @@ func TestDrain(t *testing.T) {
 	require.Equal(t, []string{"in-flight", "next"}, eventIDs(hook.Requests()), "what was drained is not sent again")
 }
 
-// P-17, promises 1 and 2: SIGTERM for a dispatcher whose endpoint hangs, for longer than a drain may take. The process ends all
+// P-03, promises 1 and 2: SIGTERM for a dispatcher whose endpoint hangs, for longer than a drain may take. The process ends all
 // the same; what hung has no outcome and goes out again from the next owner as the attempt that it was, and nothing that was
 // answered does, though it stood behind what hung.
 func TestDrainLeavesWhatHangs(t *testing.T) {
