@@ -16,6 +16,7 @@ import (
 	"github.com/callstream/callstream/pkg/kafka"
 	"github.com/callstream/callstream/schemas/event"
 	"github.com/callstream/callstream/schemas/topic"
+	"github.com/callstream/callstream/test/progress"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -183,21 +184,7 @@ func (l *ledger) failures() int {
 }
 
 // repeats is what the endpoints got beyond one request for each attempt.
-func (l *ledger) repeats() (n int) {
-	type attempt struct {
-		id     string
-		number int
-	}
-	sent := map[attempt]bool{}
-	for _, r := range l.hook.Requests() {
-		a := attempt{r.ID, r.Attempt}
-		if sent[a] {
-			n++
-		}
-		sent[a] = true
-	}
-	return n
-}
+func (l *ledger) repeats() int { return len(progress.Repeated(l.hook.Requests())) }
 
 // settle waits until every accepted event has come to an end at every subscription, and returns how many to which.
 func (l *ledger) settle() (ends map[end]int) {

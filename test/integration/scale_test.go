@@ -161,19 +161,6 @@ func (s *scaling) unfinished() []progress.Open {
 	return open
 }
 
-// repeated are the attempts that the endpoint got more than once.
-func (s *scaling) repeated() (all []progress.Attempt) {
-	seen := map[progress.Attempt]bool{}
-	for _, r := range s.hook.Requests() {
-		a := progress.Attempt{Delivery: r.ID, Number: r.Attempt}
-		if seen[a] {
-			all = append(all, a)
-		}
-		seen[a] = true
-	}
-	return all
-}
-
 // P-03, promises 1 and 3: one dispatcher, four, two, under load. Who comes, or goes on SIGTERM, loses nothing and repeats nothing.
 // Then one of the two is killed: what is sent twice is only what no commit had as done, though all of it stands behind
 // deliveries that have no answer yet.
@@ -194,7 +181,7 @@ func TestDispatchersComeAndGo(t *testing.T) {
 	s.shared("dispatcher-1", "dispatcher-3")
 	stop()
 	s.settled()
-	require.Empty(t, s.repeated())
+	require.Empty(t, progress.Repeated(s.hook.Requests()))
 
 	stop = s.flowing(4)
 	defer stop()
@@ -208,7 +195,7 @@ func TestDispatchersComeAndGo(t *testing.T) {
 	close(s.release)
 	stop()
 	s.settled()
-	repeated := s.repeated()
+	repeated := progress.Repeated(s.hook.Requests())
 	t.Logf("%d events accepted; of %d deliveries that were not done at the kill %d were sent again", len(s.ids()), len(open), len(repeated))
 	for _, a := range repeated {
 		require.True(t, open[a.Delivery], "a commit said that %v was done, and it was sent again", a)

@@ -1,4 +1,4 @@
-// Package progress reads how far the dispatchers have come, from their commits: what tests of repeats may expect.
+// Package progress tells what was sent twice, and how far the dispatchers had come by their commits: what may be.
 package progress
 
 import (
@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 
+	"github.com/callstream/callstream/pkg/hooktest"
 	"github.com/callstream/callstream/pkg/kafka"
 	"github.com/callstream/callstream/schemas/topic"
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -20,6 +21,19 @@ const group = "callstream-dispatcher"
 type Attempt struct {
 	Delivery string // webhook-id
 	Number   int    // webhook-attempt, from 1
+}
+
+// Repeated returns the attempts of which an endpoint got more than one request, one for each request too many.
+func Repeated(requests []*hooktest.Request) (all []Attempt) {
+	seen := map[Attempt]bool{}
+	for _, r := range requests {
+		a := Attempt{r.ID, r.Attempt}
+		if seen[a] {
+			all = append(all, a)
+		}
+		seen[a] = true
+	}
+	return all
 }
 
 // Open is a record that no commit of the dispatchers says is done: a successor takes it up.
