@@ -19,6 +19,7 @@ type commit struct {
 	epoch    int32
 	metadata string
 	version  uint64
+	done     int // completions that it tells
 }
 
 // errMetadata can't happen (encodeSet sees to it); a broker that doesn't check would keep what others refuse.
@@ -101,6 +102,8 @@ func (p *partition) commitSucceeded(c commit) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.committedVersion = c.version
+	p.uncommitted -= c.done
+	p.wakeWorker()
 }
 
 // commitRegularly commits every CommitEvery, and whenever a partition has completed CommitCount.
@@ -119,7 +122,7 @@ func (l *Loop) commitRegularly(ctx context.Context) {
 		switch {
 		case err != nil && ctx.Err() == nil && !failing:
 			failing = true
-			l.log.Warn("consume loop: commit; trying again, and meanwhile a crash would repeat more", zap.Error(err))
+			l.log.Warn("consume loop: commit; trying again, and meanwhile a partition that has completed so many hands out no more", zap.Int("completed", l.cfg.CommitCount), zap.Error(err))
 		case err == nil && failing:
 			failing = false
 			l.log.Info("consume loop: commits succeed again")
@@ -138,5 +141,20 @@ func (l *Loop) commitNow(ctx context.Context) error {
 	l.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
-	return l.commit(ctx, ps)
+	late := time.AfterFunc(commitOverdue, func() { l.overdue.Store(&errOverdue) })
+	err := l.commit(ctx, ps)
+	late.Stop()
+	if err != nil {
+		l.overdue.Store(&err)
+	} else if l.overdue.Swap(nil) != nil {
+		for _, p := range ps {
+			p.mu.Lock()
+			p.wakeWorker()
+			p.mu.Unlock()
+		}
+	}
+	return err
 }
+
+// errOverdue says that a commit is neither acknowledged nor refused.
+var errOverdue = errors.New("the last commit has not been answered for long")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -107,6 +108,7 @@ type LoopConfig struct {
 
 const (
 	commitTimeout    = 10 * time.Second
+	commitOverdue    = time.Second
 	pingEvery        = 5 * time.Second
 	logsEvery        = 15 * time.Second
 	fetchMaxBytes    = 16 << 20
@@ -180,6 +182,9 @@ type Loop struct {
 	// before mu. A channel, because it is held while a broker answers.
 	commits   chan struct{}
 	commitAsk chan struct{} // a partition has completed CommitCount
+	// overdue is why commits don't succeed, nil where they do. Meanwhile no partition hands out more than CommitCount beyond
+	// what is committed, since a crash would repeat it.
+	overdue atomic.Pointer[error]
 
 	mu       sync.Mutex                    // taken before a partition's lock
 	client   *kgo.Client                   // the group's
@@ -324,14 +329,18 @@ func (l *Loop) Ready() error {
 	case l.phase != "":
 		return fmt.Errorf("group %s: %s", l.cfg.Group, l.phase)
 	}
+	overdue := l.overdue.Load()
 	now := time.Now()
 	for _, p := range l.parts {
 		if p.pauses&pauseStarting != 0 {
 			return fmt.Errorf("group %s: preparing partition %s", l.cfg.Group, p.tp)
 		}
 		p.mu.Lock()
-		stalled, inflight := p.stalled(now), p.inflight
+		stalled, inflight, held := p.stalled(now), p.inflight, p.held()
 		p.mu.Unlock()
+		if held && overdue != nil {
+			return fmt.Errorf("group %s: partition %s waits for a commit to succeed: %w", l.cfg.Group, p.tp, *overdue)
+		}
 		if !stalled.IsZero() {
 			return fmt.Errorf("group %s: partition %s has made no progress since %s, with %d records in hand: the log has more", l.cfg.Group, p.tp,
 				stalled.UTC().Format(time.RFC3339), inflight)

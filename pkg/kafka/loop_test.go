@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -855,6 +856,66 @@ func TestLoopCommitFails(t *testing.T) {
 		b.until("the refusals", func() bool { return f.Hits() == 3 })
 		b.until("the commit", func() bool { return b.committed("t", 0).Offset == 1 && b.committed("t", 0).Metadata != "" })
 		m.task(1).Done()
+		m.leave()
+	})
+}
+
+// P-03: while commits fail no more is completed beyond the last one than a crash may repeat, readiness says why, and what waits
+// goes on when they succeed.
+func TestLoopHoldsBackWhileCommitsFail(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, kfake.SeedTopics(2, "t"))
+		b.log = zap.NewNop()
+		const most = 10
+		f := b.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetCommit}, Topic: "t", Partitions: []int32{0}, Err: kerr.CoordinatorNotAvailable, Count: -1})
+		m := b.member(func(c *LoopConfig, m *member) {
+			c.CommitCount = most
+			c.Handle = func(_ context.Context, task *Task) { m.add(task); task.Done() }
+		})
+		b.produce("t", 0, 1)
+		b.until("a commit is refused", func() bool { return m.overdue.Load() != nil })
+		require.NoError(t, m.Ready(), "nothing waits for it")
+		b.produce("t", 0, 5*most)
+		b.produce("t", 1, 5*most)
+		hits := f.Hits()
+		b.until("more refusals", func() bool { return f.Hits() >= hits+5 })
+		b.until("the others are done", func() bool { return len(m.offsets("t", 1)) == 5*most })
+		assert.Equal(t, seq(0, most), m.offsets("t", 0))
+		require.ErrorIs(t, m.Ready(), kerr.CoordinatorNotAvailable)
+		f.Remove()
+		b.until("all are handed out", func() bool { return len(m.offsets("t", 0)) == 5*most+1 })
+		b.until("all are committed", func() bool { return b.committed("t", 0).Offset == 5*most+1 })
+		require.NoError(t, m.Ready())
+		m.leave()
+	})
+}
+
+// A commit that nobody answers is as good as one that fails.
+func TestLoopHoldsBackWhileCommitsAreNotAnswered(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, kfake.SeedTopics(1, "t"))
+		const most = 10
+		release := make(chan struct{})
+		answer := sync.OnceFunc(func() { close(release) })
+		t.Cleanup(answer)
+		b.cluster.ControlKey(int16(kmsg.OffsetCommit), func(kmsg.Request) (kmsg.Response, error, bool) {
+			b.cluster.KeepControl()
+			b.cluster.SleepControl(func() { <-release })
+			return nil, nil, false
+		})
+		m := b.member(func(c *LoopConfig, m *member) {
+			c.CommitCount = most
+			c.Handle = func(_ context.Context, task *Task) { m.add(task); task.Done() }
+		})
+		b.produce("t", 0, 1)
+		b.until("a commit is late", func() bool { return m.overdue.Load() != nil })
+		b.produce("t", 0, 5*most)
+		b.until("readiness says so", func() bool { return errors.Is(m.Ready(), errOverdue) })
+		assert.Equal(t, seq(0, most), m.offsets("t", 0))
+		answer()
+		b.until("all are handed out", func() bool { return len(m.offsets("t", 0)) == 5*most+1 })
 		m.leave()
 	})
 }

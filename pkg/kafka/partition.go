@@ -59,7 +59,8 @@ type partition struct {
 
 	version          uint64 // grows with everything that a commit would tell
 	committedVersion uint64
-	completions      int
+	completions      int // since a commit was tried
+	uncommitted      int // since one was acknowledged
 	epochs           []epochMark
 	times            []timeMark
 	unseen           timeMark
@@ -315,6 +316,9 @@ func (p *partition) take() *Task {
 
 // nextTask takes the queue's first record into the window, if it has room, and passes by those that are done. p.mu is held.
 func (p *partition) nextTask() *Task {
+	if p.held() {
+		return nil
+	}
 	for p.first < len(p.queue) {
 		r := p.queue[p.first]
 		size := recordSize(r)
@@ -343,6 +347,11 @@ func (p *partition) nextTask() *Task {
 		}
 	}
 	return nil
+}
+
+// held tells that nothing more is handed out until a commit succeeds. p.mu is held.
+func (p *partition) held() bool {
+	return p.uncommitted >= p.l.cfg.CommitCount && p.l.overdue.Load() != nil
 }
 
 func (p *partition) pop(size int64) {
@@ -410,6 +419,7 @@ func (p *partition) complete(t *Task) {
 		p.version++
 		p.progress++
 		p.completions++
+		p.uncommitted++
 		ask = p.completions == p.l.cfg.CommitCount
 	}
 	p.release(t)
@@ -513,5 +523,5 @@ func (p *partition) snapshot() (c commit, ok bool) {
 	if len(p.epochs) > 0 && p.epochs[0].from < offset {
 		epoch = p.epochs[0].epoch
 	}
-	return commit{p: p, offset: offset, epoch: epoch, metadata: p.window.Metadata(), version: p.version}, true
+	return commit{p: p, offset: offset, epoch: epoch, metadata: p.window.Metadata(), version: p.version, done: p.uncommitted}, true
 }
