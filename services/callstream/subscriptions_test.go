@@ -73,7 +73,8 @@ func TestSubscriptionsCreateSendsWhatTheFlagsSay(t *testing.T) {
 	})
 	r := a.run(t, "subscriptions", "create", "--url", "http://127.0.0.1:9000/", "--events", "call.*,transcript.ready", "--name", "CRM",
 		"--filter", "event.data.x == 'a,b'", "--profile", "post-call", "--header", "X-Team: crm", "--header", "X-B:  c: d", "--timeout", "3s",
-		"--retry-schedule", "1s,2s", "--activate=false", "--max-in-flight", "4", "--tenant", "acme", "--key", "cs_k")
+		"--retry-schedule", "1s,2s", "--activate=false", "--max-in-flight", "4", "--tenant", "acme", "--key", "cs_k",
+		"--rate-limit", "50", "--frequency", `{"per":"call","max":1,"window":"10m"}`, "--ordering", "none", "--fallback-url", "http://127.0.0.1:9001/", "--batch", `{"max_events":9,"max_wait":"1s"}`)
 	require.NoError(t, r.err)
 	require.Contains(t, r.out, "Created sub_1: active.")
 	require.Contains(t, r.out, "whsec_x")
@@ -84,7 +85,8 @@ func TestSubscriptionsCreateSendsWhatTheFlagsSay(t *testing.T) {
 	require.Equal(t, "acme", req.header.Get("X-Tenant"))
 	require.JSONEq(t, `{"url":"http://127.0.0.1:9000/","events":["call.*","transcript.ready"],"name":"CRM","filter":"event.data.x == 'a,b'",
 		"payload":{"profile":"post-call"},"request":{"timeout":"3s","headers":{"X-Team":"crm","X-B":"c: d"}},
-		"retry":{"schedule":["1s","2s"]},"activate":false,"max_in_flight":4}`, req.body)
+		"retry":{"schedule":["1s","2s"]},"activate":false,"max_in_flight":4,
+		"rate_limit":{"per_second":50},"frequency":{"per":"call","max":1,"window":"10m"},"ordering":"none","fallback_url":"http://127.0.0.1:9001/","batch":{"max_events":9,"max_wait":"1s"}}`, req.body)
 }
 
 func TestSubscriptionsCreateVerifies(t *testing.T) {
