@@ -174,6 +174,8 @@ func (h *health) changes(before, c *subscription.Compiled) {
 	case before != nil && (before.Subscription == nil || !before.Subscription.Live() || !before.Subscription.SameEndpoints(c.Subscription)):
 		h.drop(c.ID)
 	case !c.Subscription.FailingSince.IsZero():
+	case before != nil && k.begunAnew(before.Subscription, c.Subscription):
+		h.drop(c.ID)
 	case before == nil:
 		h.drop(c.ID) // what the signals told of an older version
 	case k.failing.After(k.recovered):
@@ -182,6 +184,13 @@ func (h *health) changes(before, c *subscription.Compiled) {
 	case k.since.IsZero():
 		h.drop(c.ID)
 	}
+}
+
+// begunAnew says whether a version without failing_since, of the same endpoints, is there because somebody verified or activated
+// the subscription: no success has taken that out of the one before, or what waited for the verification is in force.
+func (k *streak) begunAnew(before, s *subscription.Subscription) bool {
+	return before.FailingSince.After(k.recovered) || before.PendingAuth != nil && s.PendingAuth == nil ||
+		before.PendingFallbackURL != "" && before.PendingFallbackURL == s.FallbackURL
 }
 
 // forget drops what is known here alone: with a partition lost, somebody else sees what succeeds in it.

@@ -66,6 +66,45 @@ func TestFiveFailingDays(t *testing.T) {
 	}
 }
 
+// P-13: the clock begins anew when the subscription is verified, whatever that was for, and not when anything else is changed.
+func TestAVerificationBeginsTheStreakAnew(t *testing.T) {
+	const limit = 5 * 24 * time.Hour
+	for name, change := range map[string]struct {
+		before, after func(*subscription.Subscription)
+		anew          bool
+	}{
+		"the same endpoint": {func(s *subscription.Subscription) { s.FailingSince = epoch }, nil, true},
+		"a fallback": {func(s *subscription.Subscription) { s.PendingFallbackURL = "https://b.example" },
+			func(s *subscription.Subscription) { s.FallbackURL = "https://b.example" }, true},
+		"auth":           {func(s *subscription.Subscription) { s.PendingAuth = &subscription.Auth{} }, nil, true},
+		"another name":   {nil, func(s *subscription.Subscription) { s.Name = "other" }, false},
+		"a renamed one":  {func(s *subscription.Subscription) { s.FailingSince = epoch }, func(s *subscription.Subscription) { s.FailingSince = epoch }, false},
+		"one that waits": {nil, func(s *subscription.Subscription) { s.PendingFallbackURL = "https://b.example" }, false},
+	} {
+		h := newHealth(limit)
+		before, after := compiledAt(2, "https://a.example", change.before), compiledAt(3, "https://a.example", change.after)
+		for i := range 4 { // too few to be told of
+			h.fails(before, epoch.Add(time.Duration(i)*time.Hour))
+		}
+		h.changes(before, after)
+		h.fails(after, epoch.Add(limit-time.Hour))
+		since, _ := h.fails(after, epoch.Add(limit))
+		if got := !since.Equal(epoch); got != change.anew {
+			t.Errorf("%s: failing since %v", name, since)
+		}
+	}
+	// Nor is it when the one before ended with a success.
+	h := newHealth(limit)
+	before := compiledAt(2, "https://a.example", func(s *subscription.Subscription) { s.FailingSince = epoch })
+	h.fails(before, epoch)
+	h.succeeds(before, epoch.Add(time.Hour))
+	h.fails(before, epoch.Add(2*time.Hour))
+	h.changes(before, compiledAt(3, "https://a.example", nil))
+	if since, _ := h.fails(compiledAt(3, "https://a.example", nil), epoch.Add(3*time.Hour)); !since.Equal(epoch.Add(2 * time.Hour)) {
+		t.Errorf("after a success it fails since %v", since)
+	}
+}
+
 // P-13: in whatever order signals are read, and how often, the same is known.
 func TestSignalsOfHealthCommute(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
