@@ -30,7 +30,8 @@ const partitions = 4
 type world struct {
 	t        *testing.T
 	dir      string
-	together bool // one process: up
+	logs     string // not where a disk is full
+	together bool   // one process: up
 	brokers  []string
 	registry *embedded.Embedded
 	via      map[string][]string // brokers of a process that goes another way
@@ -70,7 +71,7 @@ func rounds(t *testing.T, otherwise int) int {
 func newWorld(t *testing.T, via map[string][]string, dispatchers int) *world {
 	t.Helper()
 	a := emptyCluster(t)
-	w := &world{t: t, dir: t.TempDir(), brokers: a.Brokers, via: via, processes: map[string]*process.Process{}, addresses: map[string]process.Addresses{}}
+	w := &world{t: t, dir: t.TempDir(), logs: t.TempDir(), brokers: a.Brokers, via: via, processes: map[string]*process.Process{}, addresses: map[string]process.Addresses{}}
 	w.startRegistry("")
 	w.run("callstream", "topics", "apply")
 	w.ledger = newLedger(t, a.Brokers, w.registry.RegistryURL())
@@ -100,7 +101,7 @@ func (w *world) subscribeAll() {
 // newUp starts callstream up with its data in dir: everything in one process, with the embedded broker.
 func newUp(t *testing.T, dir string) *world {
 	t.Helper()
-	w := &world{t: t, dir: dir, together: true, processes: map[string]*process.Process{}, addresses: map[string]process.Addresses{}}
+	w := &world{t: t, dir: dir, logs: t.TempDir(), together: true, processes: map[string]*process.Process{}, addresses: map[string]process.Addresses{}}
 	w.launch(up)
 	w.ready(up)
 	a := w.addresses[up]
@@ -164,7 +165,9 @@ func (w *world) launch(name string) {
 	if name == up {
 		args = []string{"up"}
 	}
-	p, err := process.Start(process.Options{Binary: filepath.Join(built.bin, binary), Args: args, Env: w.env(name), Dir: filepath.Join(w.dir, name)})
+	p, err := process.Start(process.Options{
+		Binary: filepath.Join(built.bin, binary), Args: args, Env: w.env(name), Dir: filepath.Join(w.dir, name), Log: filepath.Join(w.logs, name+".log"),
+	})
 	require.NoError(w.t, err)
 	w.mu.Lock()
 	w.processes[name] = p

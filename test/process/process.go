@@ -3,6 +3,7 @@
 package process
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,6 +38,8 @@ type Options struct {
 	Env []string
 	// Dir is the data directory and the working directory; it is made where it is missing.
 	Dir string
+	// Log is the file that its output is appended to; where it is empty, that is named after the binary, in Dir.
+	Log string
 }
 
 // Process is a program that runs.
@@ -48,8 +51,7 @@ type Process struct {
 	err  error // valid once exit is closed
 }
 
-// Start runs a program until Kill or Terminate. The system kills it when this process dies. Its output is appended to
-// the file named after the binary in its directory.
+// Start runs a program until Kill or Terminate. The system kills it when this process dies.
 func Start(o Options) (*Process, error) {
 	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make a directory for %s: %w", o.Binary, err)
@@ -58,7 +60,7 @@ func Start(o Options) (*Process, error) {
 	if err := os.Remove(filepath.Join(o.Dir, addressFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("remove an old address file: %w", err)
 	}
-	p := &Process{dir: o.Dir, log: filepath.Join(o.Dir, filepath.Base(o.Binary)+".log"), exit: make(chan struct{})}
+	p := &Process{dir: o.Dir, log: cmp.Or(o.Log, filepath.Join(o.Dir, filepath.Base(o.Binary)+".log")), exit: make(chan struct{})}
 	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("open the log of %s: %w", o.Binary, err)
