@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -47,6 +48,7 @@ type Producer struct {
 
 	mu     sync.Mutex
 	faults map[TopicPartition]fault
+	away   atomic.Bool // some of them are transient
 }
 
 // fault is what a partition's records were last refused for.
@@ -130,6 +132,8 @@ func (p *Producer) promise(done func(error)) func(*kgo.Record, error) {
 	return func(r *kgo.Record, err error) {
 		if err = Classify(err); err != nil {
 			p.failed(r, err)
+		} else if p.away.Load() {
+			p.taken(r)
 		}
 		if done != nil {
 			done(err)
@@ -154,6 +158,26 @@ func (p *Producer) failed(r *kgo.Record, err error) {
 	}
 	f.err, f.last = err, now
 	p.faults[at] = f
+	if errors.Is(err, ErrTransient) {
+		p.away.Store(true)
+	}
+}
+
+// taken notes that a record was taken: whatever kept its partition from being written is over, unless only some records
+// were refused.
+func (p *Producer) taken(r *kgo.Record) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	at := TopicPartition{r.Topic, r.Partition}
+	if errors.Is(p.faults[at].err, ErrTransient) {
+		delete(p.faults, at)
+	}
+	for _, f := range p.faults {
+		if errors.Is(f.err, ErrTransient) {
+			return
+		}
+	}
+	p.away.Store(false)
 }
 
 // Err is nil when no record was refused of late; else it names, for each topic, the partition that has been refusing

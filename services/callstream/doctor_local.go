@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/sr"
-	"golang.org/x/sys/unix"
 
 	"github.com/callstream/callstream/pkg/secret"
 	"github.com/callstream/callstream/schemas/event"
@@ -272,23 +271,11 @@ const (
 )
 
 func (d *doctor) checkDisk() {
-	dir := d.cfg.DataDir
-	for {
-		if _, err := os.Stat(dir); err == nil {
-			break
-		}
-		parent := filepath.Dir(dir)
-		if parent == dir {
-			break
-		}
-		dir = parent
-	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(dir, &fs); err != nil {
-		d.add("disk", statusWarn, fmt.Sprintf("the free space of %s can't be told: %v", dir, err), "")
+	free, err := freeUnder(d.cfg.DataDir)
+	if err != nil {
+		d.add("disk", statusWarn, fmt.Sprintf("the free space of %s can't be told: %v", d.cfg.DataDir, err), "")
 		return
 	}
-	free := fs.Bavail * uint64(fs.Bsize) //nolint:gosec,unconvert // the type differs between systems, and is never negative
 	text := fmt.Sprintf("%s free under %s", size(free), d.cfg.DataDir)
 	mend := "make room, or set CALLSTREAM_DATA_DIR to a bigger disk"
 	switch {

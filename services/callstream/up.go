@@ -106,6 +106,7 @@ func up(ctx context.Context, version string, cfg *UpConfig) error {
 		return err
 	}
 	defer tel.Close()
+	own := len(cfg.Topics.Kafka.Brokers) == 0
 	addresses, closeEmbedded, err := bringKafka(ctx, tel.Log, cfg)
 	if err != nil {
 		return err
@@ -115,6 +116,9 @@ func up(ctx context.Context, version string, cfg *UpConfig) error {
 	all, err := newServices(version, cfg, tel)
 	if err != nil {
 		return err
+	}
+	if own {
+		all.dataDir = cfg.Host.DataDir
 	}
 	return host.Serve(ctx, tel, cfg.Host, addresses, all.handler(), all)
 }
@@ -186,6 +190,7 @@ type services struct {
 	filter     *filter.Service
 	dispatcher *dispatcher.Service
 	console    *console.Service
+	dataDir    string // of the embedded broker; empty where there is none
 }
 
 func newServices(version string, cfg *UpConfig, tel *telemetry.Telemetry) (*services, error) {
@@ -233,9 +238,14 @@ func (s *services) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// Ready is nil when all services are.
+// Ready is nil when all services are, and the embedded broker can take what they write.
 func (s *services) Ready() error {
 	var waits []error
+	if s.dataDir != "" {
+		if err := room(s.dataDir, leastRoom); err != nil {
+			waits = append(waits, fmt.Errorf("embedded broker: %w", err))
+		}
+	}
 	for name, ready := range map[string]func() error{
 		"producer": s.producer.Ready, "filter": s.filter.Ready, "dispatcher": s.dispatcher.Ready, "console": s.console.Ready,
 	} {

@@ -16,8 +16,8 @@ import (
 // epoch is when the tests of health begin.
 var epoch = time.Date(2026, 1, 20, 10, 0, 0, 0, time.UTC)
 
-func compiledAt(version int64, url string, change func(*subscription.Subscription)) *subscription.Compiled {
-	s := &subscription.Subscription{ID: "sub_1", URL: url, State: subscription.StateActive, Spread: 1, Version: version, UpdatedAt: epoch.Add(-time.Hour)}
+func compiledAt(version int64, change func(*subscription.Subscription)) *subscription.Compiled {
+	s := &subscription.Subscription{ID: "sub_1", URL: "https://a.example", State: subscription.StateActive, Spread: 1, Version: version, UpdatedAt: epoch.Add(-time.Hour)}
 	if change != nil {
 		change(s)
 	}
@@ -27,7 +27,7 @@ func compiledAt(version int64, url string, change func(*subscription.Subscriptio
 // P-13: only failures, enough of them, for long enough, up to now.
 func TestFiveFailingDays(t *testing.T) {
 	const limit = 5 * 24 * time.Hour
-	c := compiledAt(1, "https://a.example", nil)
+	c := compiledAt(1, nil)
 	for name, days := range map[string]struct {
 		failures []time.Duration // after the first
 		success  time.Duration   // 0 for none
@@ -82,7 +82,7 @@ func TestAVerificationBeginsTheStreakAnew(t *testing.T) {
 		"one that waits": {nil, func(s *subscription.Subscription) { s.PendingFallbackURL = "https://b.example" }, false},
 	} {
 		h := newHealth(limit)
-		before, after := compiledAt(2, "https://a.example", change.before), compiledAt(3, "https://a.example", change.after)
+		before, after := compiledAt(2, change.before), compiledAt(3, change.after)
 		for i := range 4 { // too few to be told of
 			h.fails(before, epoch.Add(time.Duration(i)*time.Hour))
 		}
@@ -95,12 +95,12 @@ func TestAVerificationBeginsTheStreakAnew(t *testing.T) {
 	}
 	// Nor is it when the one before ended with a success.
 	h := newHealth(limit)
-	before := compiledAt(2, "https://a.example", func(s *subscription.Subscription) { s.FailingSince = epoch })
+	before := compiledAt(2, func(s *subscription.Subscription) { s.FailingSince = epoch })
 	h.fails(before, epoch)
 	h.succeeds(before, epoch.Add(time.Hour))
 	h.fails(before, epoch.Add(2*time.Hour))
-	h.changes(before, compiledAt(3, "https://a.example", nil))
-	if since, _ := h.fails(compiledAt(3, "https://a.example", nil), epoch.Add(3*time.Hour)); !since.Equal(epoch.Add(2 * time.Hour)) {
+	h.changes(before, compiledAt(3, nil))
+	if since, _ := h.fails(compiledAt(3, nil), epoch.Add(3*time.Hour)); !since.Equal(epoch.Add(2 * time.Hour)) {
 		t.Errorf("after a success it fails since %v", since)
 	}
 }
@@ -118,7 +118,7 @@ func TestSignalsOfHealthCommute(t *testing.T) {
 			for _, signal := range log {
 				h.reads(signal, epoch.Add(time.Hour))
 			}
-			return h.all["sub_1"].of(compiledAt(3, "https://a.example", nil))
+			return h.all["sub_1"].of(compiledAt(3, nil))
 		}
 		since, told := known(log)
 		if s, again := known(again); s != since || again != told {
@@ -164,7 +164,7 @@ func (m *oneConsole) apply(now time.Time) bool {
 func TestNothingThatSucceedsIsDisabled(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const limit = 10 * time.Hour
-		console := &oneConsole{c: compiledAt(1, "https://a.example", func(s *subscription.Subscription) { s.Spread = 2 })}
+		console := &oneConsole{c: compiledAt(1, func(s *subscription.Subscription) { s.Spread = 2 })}
 		var log []*event.Signal
 		var wrote []time.Time
 		now, begun := epoch, epoch

@@ -202,13 +202,14 @@ func TestKafkaThatComesBackInTime(t *testing.T) {
 
 func TestRefusalsOfTheBroker(t *testing.T) {
 	for _, c := range []struct {
-		err    *kerr.Error
-		status int
+		err     *kerr.Error
+		status  int
+		unready bool // not for what one event may be the cause of
 	}{
-		{kerr.MessageTooLarge, http.StatusInternalServerError},
-		{kerr.TopicAuthorizationFailed, http.StatusServiceUnavailable},
-		{kerr.NotEnoughReplicas, http.StatusServiceUnavailable},
-		{kerr.InvalidRecord, http.StatusServiceUnavailable},
+		{kerr.MessageTooLarge, http.StatusInternalServerError, false},
+		{kerr.TopicAuthorizationFailed, http.StatusServiceUnavailable, false},
+		{kerr.NotEnoughReplicas, http.StatusServiceUnavailable, true},
+		{kerr.InvalidRecord, http.StatusServiceUnavailable, false},
 	} {
 		t.Run(c.err.Message, func(t *testing.T) {
 			inBubble(t, nil, func(o *outage) {
@@ -217,8 +218,15 @@ func TestRefusalsOfTheBroker(t *testing.T) {
 				require.Equal(t, c.status, a.status)
 				require.LessOrEqual(t, a.took, 10*time.Second)
 				require.Equal(t, []string{"e-1"}, a.ids)
+				time.Sleep(3 * time.Second) // of the bubble: until the record is given up as well
+				if c.unready {
+					require.ErrorContains(t, o.service.Ready(), "no records of calls.events")
+				} else {
+					require.NoError(t, o.service.Ready())
+				}
 				fault.Remove()
 				require.Equal(t, http.StatusAccepted, o.post(one).status, "the service goes on")
+				require.NoError(t, o.service.Ready())
 			})
 		})
 	}

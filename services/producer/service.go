@@ -215,6 +215,10 @@ func (s *Service) Ready() error {
 	if !s.prepared.Load() {
 		return errors.New("waiting for the schema registry")
 	}
+	// What a broker refuses for good may be the fault of one event, and of whoever sent it.
+	if err := s.producer.Err(); errors.Is(err, kafka.ErrTransient) {
+		return err
+	}
 	return nil
 }
 

@@ -33,6 +33,7 @@ func TestDiskFull(t *testing.T) {
 	}
 	eventually(t, "the disk is full, and events are refused", refused(20))
 	require.Contains(t, w.process(up).Log(), "no space left on device")
+	w.unready(up)
 	w.process(up).Kill()
 	require.NoError(t, syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT, "size=96m"))
 	w.launch(up)
@@ -42,6 +43,7 @@ func TestDiskFull(t *testing.T) {
 	eventually(t, "the disk is full again, and events are refused", refused(20))
 	require.NoError(t, syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT, "size=2g"))
 	w.progress("events flow, with room and without a restart", 200)
+	w.again(up)
 	stop()
 	w.report("the disk full")
 }
