@@ -253,6 +253,39 @@ func TestABatchFollowsItsRoutes(t *testing.T) {
 	r.done()
 }
 
+// S1-12: a frozen batch whose routes part meanwhile stays whole, and goes where its first event is sent.
+func TestAFrozenBatchGoesWithItsFirst(t *testing.T) {
+	r := newRig(t, nil)
+	release, open := gate(t)
+	hook := receiver(t, func(got *hooktest.Request) hooktest.Answer {
+		if got.Attempt == 1 {
+			<-release
+			return hooktest.Answer{Status: 500}
+		}
+		return hooktest.Answer{}
+	})
+	r.feed(subscribed(t, "sub_1", hook.URL(), inBatches(2, time.Hour)))
+	run := r.start()
+	types := []string{"call.started", "call.ended"}
+	all := r.deliver("sub_1", 2, func(d *event.Delivery) { d.EventType, types = types[0], types[1:] })
+	waitFor(t, hook, 1)
+	offset := r.feed(subscribed(t, "sub_1", hook.URL(), func(s *subscription.Subscription) {
+		inBatches(2, time.Hour)(s)
+		s.Version, s.Request.Routes = 2, map[string]string{"call.started": "/started", "call.ended": "/ended"}
+	}))
+	if err := run.WaitApplied(patiently(t), offset); err != nil {
+		t.Fatal(err)
+	}
+	open()
+	waitFor(t, hook, 2)
+	got := hook.Requests()[1]
+	if got.Path != "/started" {
+		t.Errorf("it went to %s", got.Path)
+	}
+	checkBatch(t, got, all, 2)
+	r.done()
+}
+
 // A batch has events of one route and one replay; CloudEvents have a content type of their own.
 func TestBatchesAreOfAKind(t *testing.T) {
 	r := newRig(t, nil)
