@@ -92,17 +92,17 @@ func (s *Service) read(b *batch, r *http.Request) *problem.Problem {
 		p.Header = http.Header{"Accept-Encoding": {"gzip"}}
 		return p
 	}
-	if n := r.ContentLength; !inflating && n > int64(cap(b.body)) && n <= pooledBytes {
-		b.body = make([]byte, 0, n+1) // one more, so that the end is seen without growing
+	if n := r.ContentLength; !inflating && n > int64(cap(b.body)) {
+		b.body = s.buffers.get(int(min(n+1, pooledBytes))) // one more, so that the end is seen without growing
 	}
 	for {
 		if len(b.body) == cap(b.body) {
-			grown := max(2*cap(b.body), 4<<10)
+			grown := sizeOf(max(2*cap(b.body), 4<<10))
 			if !s.budget.take(&b.held, int64(grown)) {
 				return s.overloaded()
 			}
-			bigger := make([]byte, len(b.body), grown)
-			copy(bigger, b.body)
+			bigger := append(s.buffers.get(grown), b.body...)
+			s.buffers.put(b.body)
 			b.body = bigger
 		}
 		n, err := src.Read(b.body[len(b.body):cap(b.body)])

@@ -21,7 +21,7 @@ import (
 )
 
 const (
-	// pooledBytes is the largest buffer that a batch keeps for the next request.
+	// pooledBytes is the largest buffer that a batch keeps for the next request. Larger ones are in buffers.
 	pooledBytes = 64 << 10
 	// requestCost is what a request takes of the budget besides its body: its goroutine, headers and connection.
 	requestCost = 8 << 10
@@ -281,6 +281,9 @@ func (s *Service) encode(b *batch, r *http.Request, f form, tenant, key, tracepa
 		return s.overloaded()
 	}
 	b.reserve(len(b.parts))
+	if cap(b.values) < len(b.body) {
+		b.values = s.buffers.get(len(b.body)) // about as much: the records are shorter, but for what is filled in
+	}
 	now = now.UTC().Truncate(time.Microsecond) // the precision of the records' columns
 	for i := range b.parts {
 		p := &b.parts[i]

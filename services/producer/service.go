@@ -54,6 +54,7 @@ type Service struct {
 	budget    budget
 
 	batches    sync.Pool // of *batch
+	buffers    buffers
 	inflaters  sync.Pool // of *gzip.Reader
 	jsonHeader []string
 
@@ -377,8 +378,14 @@ func (s *Service) takeBatch() *batch { return s.batches.Get().(*batch) }
 // dropBatch gives a batch back that nothing refers to: nothing of it was produced, or all of it acknowledged.
 func (s *Service) dropBatch(b *batch) {
 	s.budget.give(&b.held)
-	if cap(b.body) > pooledBytes || cap(b.values) > pooledBytes || cap(b.parts) > 1024 {
-		return // a rare large request must not keep its memory for ever
+	for _, buffer := range []*[]byte{&b.body, &b.values} {
+		if cap(*buffer) >= pooledBytes { // a rare large request must not keep its memory for ever
+			s.buffers.put(*buffer)
+			*buffer = nil
+		}
+	}
+	if cap(b.parts) > 1024 {
+		return
 	}
 	clear(b.seen)
 	clear(b.parts)
