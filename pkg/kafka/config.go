@@ -121,9 +121,7 @@ func (c Config) Options(log *zap.Logger) ([]kgo.Opt, error) {
 			log = log.WithOptions(zap.IncreaseLevel(zapcore.ErrorLevel))
 		}
 		// Its errors it repeats for as long as they last: once a minute each is enough.
-		log = log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
-			return zapcore.NewSamplerWithOptions(core, time.Minute, 1, 0)
-		}))
+		log = log.WithOptions(zap.WrapCore(newQuiet))
 		opts = append(opts, kgo.WithLogger(kzap.New(log)))
 	}
 	if c.TLS {
