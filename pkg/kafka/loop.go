@@ -107,18 +107,20 @@ type LoopConfig struct {
 }
 
 const (
-	commitTimeout    = 10 * time.Second
-	commitOverdue    = time.Second
-	pingEvery        = 5 * time.Second
-	logsEvery        = 15 * time.Second
-	fetchMaxBytes    = 16 << 20
-	apartMaxBytes    = 4 << 20
-	partitionFetch   = 1 << 20
-	minQueue         = 64 << 10
-	maxQueue         = 4 << 20
-	holdAtMost       = time.Second
-	sessionTimeout   = 10 * time.Second
-	rebalanceTimeout = 30 * time.Second
+	commitTimeout       = 10 * time.Second
+	commitOverdue       = time.Second
+	pingEvery           = 5 * time.Second
+	logsEvery           = 15 * time.Second
+	fetchMaxBytes       = 16 << 20
+	apartMaxBytes       = 4 << 20
+	apartPartitionFetch = 64 << 10
+	partitionFetch      = 256 << 10
+	fetchWait           = 100 * time.Millisecond
+	minQueue            = 64 << 10
+	maxQueue            = 4 << 20
+	holdAtMost          = time.Second
+	sessionTimeout      = 10 * time.Second
+	rebalanceTimeout    = 30 * time.Second
 	// heartbeat is how a member learns that others come, go or have let partitions go, and so the most of the time that a
 	// partition which moves stands still.
 	heartbeat = 250 * time.Millisecond

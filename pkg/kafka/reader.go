@@ -33,6 +33,9 @@ func (l *Loop) makeReaders() error {
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.FetchMaxBytes(fetchMaxBytes),
 		kgo.FetchMaxPartitionBytes(partitionFetch),
+		// A partition that is resumed joins the next request. The one under way, for the others alone, may find nothing and
+		// wait; what the resumed one still has queued (half) is to last as long.
+		kgo.FetchMaxWait(fetchWait),
 		kgo.KeepControlRecords(), // or a log that ends in a transaction's mark would never be read to its end
 	)
 	if l.cfg.ReadCommitted {
@@ -52,8 +55,12 @@ func (l *Loop) makeReaders() error {
 		kgo.OnOffsetsFetched(l.onOffsets),
 	}, l.cfg.Options)}
 	if slices.ContainsFunc(l.cfg.Topics, l.isApart) {
-		// What waits on disk anyway needs no large fetches.
-		l.apart = &reader{apart: true, opts: slices.Concat(common, []kgo.Opt{kgo.FetchMaxBytes(apartMaxBytes)}, l.cfg.Options)}
+		l.apart = &reader{apart: true, opts: slices.Concat(common, []kgo.Opt{
+			kgo.FetchMaxBytes(apartMaxBytes),
+			// What waits on disk needs no large fetches, and mostly its first record is not due: what was fetched behind it is
+			// dropped. Compressed it may be ten times as large in memory, in each partition of each retry tier.
+			kgo.FetchMaxPartitionBytes(apartPartitionFetch),
+		}, l.cfg.Options)}
 	}
 	for _, r := range []*reader{l.grouped, l.apart} {
 		if r == nil {
