@@ -1,6 +1,7 @@
 package dispatcher
 
 import (
+	"cmp"
 	"hash/maphash"
 	"math"
 	"sync"
@@ -27,6 +28,7 @@ type copies struct {
 	mu   sync.Mutex
 	of   recent[copyKey, progress]
 	seed [2]maphash.Seed
+	ours func(*kafka.Task) bool // whether its partition is not lost
 }
 
 // progress is what is known of a delivery's copies.
@@ -36,29 +38,17 @@ type progress struct {
 }
 
 func newCopies() *copies {
-	return &copies{of: recent[copyKey, progress]{most: mostCopies}, seed: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}}
+	return &copies{of: recent[copyKey, progress]{most: mostCopies}, seed: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()},
+		ours: func(t *kafka.Task) bool { return t.Context().Err() == nil }}
 }
 
-// copyKey is what all copies of a delivery have in common, and what the same event's other turns (accepted, replayed or
-// redriven once more) have not. Of two hashes, since one that collides would cost a delivery.
+// copyKey is what all copies of a delivery have in common, and what the same event's other turns (produced, filtered,
+// replayed or redriven once more) have not. Of two hashes, since one that collides would cost a delivery.
 type copyKey [2]uint64
 
 func (c *copies) keyOf(r *kgo.Record) copyKey {
-	var named struct{ delivery, accepted, replay, redrive string }
-	for i := range r.Headers {
-		switch h := &r.Headers[i]; h.Key {
-		case kafka.HeaderDelivery:
-			named.delivery = string(h.Value)
-		case kafka.HeaderAcceptedAt:
-			named.accepted = string(h.Value)
-		case kafka.HeaderReplay:
-			named.replay = string(h.Value)
-		case kafka.HeaderRedrive:
-			named.redrive = string(h.Value)
-		}
-	}
-	if named.delivery == "" {
-		return copyKey{}
+	named := struct{ delivery, origin, redrive string }{
+		kafka.Header(r, kafka.HeaderDelivery), cmp.Or(kafka.Header(r, kafka.HeaderOrigin), place(r)), kafka.Header(r, kafka.HeaderRedrive),
 	}
 	return copyKey{maphash.Comparable(c.seed[0], named), maphash.Comparable(c.seed[1], named)}
 }
@@ -81,12 +71,9 @@ func (d *delivery) isLate() bool {
 	return d.order == nil && d.call == "" && (d.from.kind != fromLane || d.attempts > 0 || d.redrive != "")
 }
 
-// taken notes that all is written that follows from a late record, so that the delivery goes on from next.
+// taken notes that all is written that follows from a late record, so that its delivery goes on from next, and ends its claim.
 func (c *copies) taken(t *kafka.Task, next step) {
 	key := c.keyOf(t.Record)
-	if key == (copyKey{}) {
-		return
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p := c.of.get(key)
@@ -122,10 +109,9 @@ func (c *copies) claim(d *delivery) (overtaken, busy bool) {
 	defer c.mu.Unlock()
 	p := c.of.get(key)
 	switch {
-	case key == copyKey{}:
 	case d.step().before(p.next):
 		return true, false
-	case p.by != nil && p.by != d.task && p.by.Context().Err() == nil:
+	case p.by != nil && p.by != d.task && c.ours(p.by):
 		return false, true
 	default:
 		p.by = d.task
@@ -135,8 +121,12 @@ func (c *copies) claim(d *delivery) (overtaken, busy bool) {
 	return false, false
 }
 
-// supersede ends a copy that another one stands for; what becomes of that one is on record.
+// supersede ends a copy that another one stands for; what becomes of that one is on record. It may have had the claim, and
+// gone back to its queue.
 func (s *Service) supersede(d *delivery) {
 	s.metrics.outcome(outcomeSuperseded)
+	if d.isLate() {
+		s.copies.taken(d.task, step{})
+	}
 	s.begin(d).end()
 }

@@ -20,7 +20,8 @@ func (r *rig) late(d *event.Delivery, attempts, parked int, more ...kgo.RecordHe
 	record := r.record(d)
 	record.Topic = topic.RetryTier(r.cfg.RetrySchedule[0])
 	record.Headers = append(record.Headers, kafka.IntHeader(kafka.HeaderAttempt, int64(attempts)), kafka.IntHeader(kafka.HeaderParked, int64(parked)),
-		kafka.IntHeader(kafka.HeaderDue, time.Now().UnixMilli()), kafka.IntHeader(kafka.HeaderEnqueued, time.Now().UnixMilli()))
+		kafka.IntHeader(kafka.HeaderDue, time.Now().UnixMilli()), kafka.IntHeader(kafka.HeaderEnqueued, time.Now().UnixMilli()),
+		kafka.StringHeader(kafka.HeaderOrigin, "deliveries.standard/0/7"))
 	record.Headers = append(record.Headers, more...)
 	return record
 }
@@ -45,10 +46,11 @@ func TestCopiesOfARetryEnd(t *testing.T) {
 		t.Errorf("%d requests for two attempts", hook.Total())
 	}
 
-	again := *d
-	again.AcceptedAt = d.AcceptedAt.Add(time.Microsecond)
-	r.produce(r.late(&again, 1, 0), r.late(d, 1, 0, kafka.StringHeader(kafka.HeaderReplay, "rpl_1")), r.late(d, 1, 0, kafka.StringHeader(kafka.HeaderRedrive, "rdr_1")))
-	attempts.wait(5)
+	// Of the same event, with the same time of acceptance: produced once more, a day later, for one.
+	again := r.late(d, 1, 0)
+	kafka.SetHeader(again, kafka.StringHeader(kafka.HeaderOrigin, "deliveries.standard/0/8"))
+	r.produce(again, r.late(d, 1, 0, kafka.StringHeader(kafka.HeaderRedrive, "rdr_1")))
+	attempts.wait(4)
 	r.done()
 	if got := s.metrics.outcomes[4].Load(); got != 4 {
 		t.Errorf("%d superseded", got)
@@ -105,65 +107,101 @@ func TestCopiesOfWhatIsParkedBecomeOne(t *testing.T) {
 }
 
 // Whatever crashes, and however soon it is forgotten: a delivery that has not ended has a record that begins where the
-// furthest one does. While nothing is forgotten, a copy that was overtaken is never carried on.
+// furthest one does. And what waits for a copy waits no longer than that is sent.
 func TestNoCopyThatIsNeededEnds(t *testing.T) {
 	const most = 8
 	rapid.Check(t, func(t *rapid.T) {
+		type record struct {
+			delivery
+			sent bool // it has the claim, and is sent or back in its queue
+		}
 		type world struct {
-			live     []step // records whose offsets are not committed
+			live     []*record // whose offsets are not committed
 			furthest step
 			ended    bool
 		}
-		worlds := make([]world, 2*most)
-		deliveries := make([]*kgo.Record, len(worlds))
-		for i := range worlds {
-			worlds[i].live = []step{{}}
-			deliveries[i] = &kgo.Record{Headers: []kgo.RecordHeader{kafka.StringHeader(kafka.HeaderDelivery, strconv.Itoa(i))}}
+		begin := func(n int, at step) *record {
+			return &record{delivery: delivery{
+				task: &kafka.Task{Record: &kgo.Record{Headers: []kgo.RecordHeader{kafka.StringHeader(kafka.HeaderDelivery, strconv.Itoa(n))}}},
+				from: source{kind: fromSlow}, attempts: at.attempts, parked: at.parked,
+			}}
 		}
-		fresh := func() *copies {
+		worlds := make([]world, 2*most)
+		for n := range worlds {
+			worlds[n].live = []*record{begin(n, step{})}
+		}
+		start := func() *copies {
 			c := newCopies()
 			c.of.most = rapid.SampledFrom([]int{1, most, 4 * most}).Draw(t, "most")
+			c.ours = func(*kafka.Task) bool { return true }
 			return c
 		}
-		c := fresh()
-		for range rapid.IntRange(1, 120).Draw(t, "records") {
+		c := start()
+		// turn does one thing with a record, as a worker would.
+		turn := func(n int, r *record, follows string, crash bool) {
+			w := &worlds[n]
+			gone := func() { w.live = slices.DeleteFunc(w.live, func(other *record) bool { return other == r }) }
+			overtaken, busy := c.claim(&r.delivery)
+			switch {
+			case overtaken:
+				c.taken(r.task, step{})
+				gone()
+				return
+			case busy:
+				follows = "parked"
+			default:
+				r.sent = true
+			}
+			if follows == "queued again" {
+				return
+			}
+			next := map[string]step{"parked": {r.attempts, r.parked + 1}, "attempted": {r.attempts + 1, 0}, "ended": ended}[follows]
+			if next == ended {
+				w.ended = true
+			} else {
+				w.live = append(w.live, begin(n, next))
+			}
+			if w.furthest.before(next) {
+				w.furthest = next
+			}
+			if !crash {
+				c.taken(r.task, next)
+				gone()
+				return
+			}
+			// It dies before the commit, and the next one knows nothing.
+			c = start()
+			for i := range worlds {
+				for _, other := range worlds[i].live {
+					other.sent = false
+				}
+			}
+		}
+		for range rapid.IntRange(1, 120).Draw(t, "turns") {
 			n := rapid.IntRange(0, len(worlds)-1).Draw(t, "delivery")
 			w := &worlds[n]
 			if len(w.live) == 0 {
 				continue
 			}
-			at := rapid.IntRange(0, len(w.live)-1).Draw(t, "copy")
-			begins := w.live[at]
-			d := delivery{task: &kafka.Task{Record: deliveries[n]}, from: source{kind: fromSlow}, attempts: begins.attempts, parked: begins.parked}
-			if overtaken, busy := c.claim(&d); busy {
-				t.Fatal("nothing else is being sent")
-			} else if overtaken {
-				w.live = slices.Delete(w.live, at, at+1)
-			} else {
-				next := ended
-				switch rapid.IntRange(0, 5).Draw(t, "what follows") {
-				case 0:
-					w.ended = true
-				case 1, 2:
-					next = step{begins.attempts + 1, 0}
-				default:
-					next = step{begins.attempts, begins.parked + 1}
-				}
-				if next != ended {
-					w.live = append(w.live, next)
-				}
-				if w.furthest.before(next) {
-					w.furthest = next
-				}
-				if rapid.IntRange(0, 3).Draw(t, "crash") == 0 {
-					c = fresh() // it dies before the commit, and the next one knows nothing
-				} else {
-					c.taken(d.task, next)
-					w.live = slices.Delete(w.live, at, at+1)
+			turn(n, rapid.SampledFrom(w.live).Draw(t, "copy"), rapid.SampledFrom([]string{"parked", "parked", "attempted", "queued again", "ended"}).Draw(t, "follows"),
+				rapid.IntRange(0, 3).Draw(t, "crash") == 0)
+			if !w.ended && !slices.ContainsFunc(w.live, func(r *record) bool { return r.step() == w.furthest }) {
+				t.Fatalf("delivery %d has come to %v, and of its records stand %d", n, w.furthest, len(w.live))
+			}
+		}
+		for n := range worlds {
+			w := &worlds[n]
+			for _, r := range slices.Clone(w.live) {
+				if r.sent {
+					turn(n, r, "ended", false)
 				}
 			}
-			if !w.ended && !slices.Contains(w.live, w.furthest) {
-				t.Fatalf("delivery %d has come to %v, and of its records stand %v", n, w.furthest, w.live)
+			for len(w.live) > 0 {
+				r := w.live[0]
+				if _, busy := c.claim(&r.delivery); busy {
+					t.Fatalf("delivery %d waits for a copy that is not there", n)
+				}
+				turn(n, r, "ended", false)
 			}
 		}
 	})
