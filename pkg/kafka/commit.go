@@ -141,9 +141,7 @@ func (l *Loop) commitNow(ctx context.Context) error {
 	l.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
-	late := time.AfterFunc(commitOverdue, func() { l.overdue.Store(&errOverdue) })
 	err := l.commit(ctx, ps)
-	late.Stop()
 	if err != nil {
 		l.overdue.Store(&err)
 	} else if l.overdue.Swap(nil) != nil {
@@ -155,6 +153,3 @@ func (l *Loop) commitNow(ctx context.Context) error {
 	}
 	return err
 }
-
-// errOverdue says that a commit is neither acknowledged nor refused.
-var errOverdue = errors.New("the last commit has not been answered for long")

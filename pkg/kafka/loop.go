@@ -107,8 +107,10 @@ type LoopConfig struct {
 }
 
 const (
-	commitTimeout       = 10 * time.Second
-	commitOverdue       = time.Second
+	// commitTimeout is longer than a session: while its group joins, which takes as long as the session of one that died, a
+	// client sends no commits, and no partition is to wait for that.
+	commitTimeout       = sessionTimeout + 5*time.Second
+	lastCommitTimeout   = 5 * time.Second
 	pingEvery           = 5 * time.Second
 	logsEvery           = 15 * time.Second
 	fetchMaxBytes       = 16 << 20
@@ -486,7 +488,7 @@ func (l *Loop) giveUp(ps []*partition, until time.Time, commit bool) {
 
 	l.commits <- struct{}{}
 	if commit {
-		ctx, cancel := context.WithTimeout(context.Background(), commitTimeout/2)
+		ctx, cancel := context.WithTimeout(context.Background(), lastCommitTimeout)
 		if err := l.commit(ctx, ps); err != nil {
 			l.log.Warn("consume loop: commit partitions that are given up; what they completed since the last commit is repeated", zap.Error(err))
 		}
@@ -523,7 +525,7 @@ func (l *Loop) drain() {
 	}
 	l.commits <- struct{}{}
 	defer func() { <-l.commits }()
-	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout/2)
+	ctx, cancel := context.WithTimeout(context.Background(), lastCommitTimeout)
 	defer cancel()
 	if err := l.commit(ctx, ps); err != nil {
 		l.log.Warn("consume loop: last commit; what was completed since the one before is repeated", zap.Error(err))

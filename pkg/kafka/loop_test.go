@@ -2,7 +2,6 @@ package kafka
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -887,35 +886,6 @@ func TestLoopHoldsBackWhileCommitsFail(t *testing.T) {
 		b.until("all are handed out", func() bool { return len(m.offsets("t", 0)) == 5*most+1 })
 		b.until("all are committed", func() bool { return b.committed("t", 0).Offset == 5*most+1 })
 		require.NoError(t, m.Ready())
-		m.leave()
-	})
-}
-
-// A commit that nobody answers is as good as one that fails.
-func TestLoopHoldsBackWhileCommitsAreNotAnswered(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, kfake.SeedTopics(1, "t"))
-		const most = 10
-		release := make(chan struct{})
-		answer := sync.OnceFunc(func() { close(release) })
-		t.Cleanup(answer)
-		b.cluster.ControlKey(int16(kmsg.OffsetCommit), func(kmsg.Request) (kmsg.Response, error, bool) {
-			b.cluster.KeepControl()
-			b.cluster.SleepControl(func() { <-release })
-			return nil, nil, false
-		})
-		m := b.member(func(c *LoopConfig, m *member) {
-			c.CommitCount = most
-			c.Handle = func(_ context.Context, task *Task) { m.add(task); task.Done() }
-		})
-		b.produce("t", 0, 1)
-		b.until("a commit is late", func() bool { return m.overdue.Load() != nil })
-		b.produce("t", 0, 5*most)
-		b.until("readiness says so", func() bool { return errors.Is(m.Ready(), errOverdue) })
-		assert.Equal(t, seq(0, most), m.offsets("t", 0))
-		answer()
-		b.until("all are handed out", func() bool { return len(m.offsets("t", 0)) == 5*most+1 })
 		m.leave()
 	})
 }

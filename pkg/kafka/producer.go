@@ -173,7 +173,7 @@ func (p *Producer) taken(r *kgo.Record) {
 		delete(p.faults, at)
 	}
 	for _, f := range p.faults {
-		if errors.Is(f.err, ErrTransient) {
+		if errors.Is(f.err, ErrTransient) && time.Since(f.last) <= faultLasts {
 			return
 		}
 	}
