@@ -216,8 +216,9 @@ func (s *Service) Ready() error {
 	if !s.prepared.Load() {
 		return errors.New("waiting for the schema registry")
 	}
-	// What a broker refuses for good may be the fault of one event, and of whoever sent it.
-	if err := s.producer.Err(); errors.Is(err, kafka.ErrTransient) {
+	// What a broker refuses for good may be the fault of one event, and of whoever sent it; and one partition that takes nothing is
+	// no reason to accept nothing for the others.
+	if err := s.producer.Err(); errors.Is(err, kafka.ErrTransient) && s.silent() {
 		return err
 	}
 	return nil
@@ -347,8 +348,11 @@ func (s *Service) began(n int) {
 
 // stalled reports whether records wait and none was acknowledged for a while: Kafka is away then.
 func (s *Service) stalled() bool {
-	return s.outstanding.Load() > 0 && s.now().UnixNano()-s.lastProgress.Load() > int64(away)
+	return s.outstanding.Load() > 0 && s.silent()
 }
+
+// silent reports whether nothing was acknowledged for a while, or asked for.
+func (s *Service) silent() bool { return s.now().UnixNano()-s.lastProgress.Load() > int64(away) }
 
 func (s *Service) newBatch() *batch {
 	b := &batch{timer: time.NewTimer(time.Hour), done: make(chan struct{}, 1)}
