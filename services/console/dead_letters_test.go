@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/oklog/ulid/v2"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -336,6 +337,7 @@ func TestOneDeliveryIsRetried(t *testing.T) {
 	dead := retry()
 	require.Equal(t, "redrive", dead.Action)
 	h.ended(dead.RedriveID)
+	h.do("POST", "/v1/deliveries/"+id+"/retry", "").problem(http.StatusConflict) // whether the history has it or not
 	require.EqualValues(t, 3, h.end(lane))
 	require.Equal(t, now.RedriveID, kafka.Header(h.at(lane, 2), kafka.HeaderOvertakes))
 
@@ -346,6 +348,19 @@ func TestOneDeliveryIsRetried(t *testing.T) {
 	require.Eventually(t, func() bool { return h.end(topic.Replays) == 1 }, 20*time.Second, 5*time.Millisecond)
 	require.Equal(t, "delivered", h.do("GET", "/v1/deliveries/"+id, "").str("state"))
 	require.Equal(t, "replay", retry().Action, "as often as somebody asks")
+
+	// What a replay has queued waits for its first attempt, whatever was attempted before.
+	missed, at := h.happened(`{"id":"evt_2","type":"call.ended","time":"2026-01-20T10:00:00Z","call_id":"c-1","data":{"duration_ms":1}}`)
+	waits := event.DeliveryID("default", "api", "evt_2", sub)
+	h.decide(sub, missed, at, "queued", "", "", 1)
+	attempt.DeliveryID, attempt.EventID, attempt.Attempt, attempt.Outcome, attempt.Reason, attempt.Redrive = waits, "evt_2", 1, "retry", "http_5xx", ""
+	h.produceRecord(topic.Attempts, &attempt)
+	attempt.Attempt, attempt.Outcome, attempt.Reason = 0, "skipped", "paused"
+	h.produceRecord(topic.Attempts, &attempt)
+	h.decide(sub, missed, at, "queued", "", "rpl_"+ulid.Make().String(), 1)
+	require.NoError(t, h.svc.project.CaughtUp(t.Context()))
+	require.Equal(t, "queued", h.do("GET", "/v1/deliveries/"+waits, "").str("state"))
+	require.Contains(t, h.do("POST", "/v1/deliveries/"+waits+"/retry", "").problem(http.StatusConflict).Detail, "first attempt")
 
 	h.do("POST", "/v1/subscriptions/"+sub+"/pause", "").is(http.StatusOK)
 	problem := h.do("POST", "/v1/deliveries/"+id+"/retry", "").problem(http.StatusConflict)

@@ -1,6 +1,7 @@
 package console
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"time"
@@ -93,12 +94,12 @@ func (a *apiSet) retryDead(ctx context.Context, store *storage.Store, p auth.Pri
 		return refuse(http.StatusConflict, detail)
 	}
 	item := storage.RedriveItem{Partition: l.Partition, Offset: l.Offset, DeadAt: l.DeadAt, State: storage.ItemWaiting}
-	r, err := a.startRedrive(ctx, store, p, map[string]any{"ids": []string{l.ID()}}, redriveRate, []storage.RedriveItem{item}, false)
+	r, err := a.startRedrive(ctx, store, p, map[string]any{"ids": []string{l.ID()}}, redriveRate, []storage.RedriveItem{item}, true)
 	if err != nil {
 		return err
 	}
 	if r.Skipped > 0 {
-		return refuse(http.StatusConflict, "a redrive that has it is under way")
+		return refuse(http.StatusConflict, "it was put back, or is about to be: a redrive has its dead letter. Should it die again, it can be asked for again")
 	}
 	out.Action, out.RedriveID = retryRedrive, r.ID
 	return nil
@@ -134,10 +135,10 @@ func (a *apiSet) retryAnew(ctx context.Context, store *storage.Store, p auth.Pri
 func (a *apiSet) retryNow(ctx context.Context, store *storage.Store, p auth.Principal, d *history.Delivery, out *retried) error {
 	newest, made := d.Newest()
 	switch {
-	case !made:
-		return refuse(http.StatusConflict, "it waits for its first attempt, which is made as soon as its endpoint has room")
 	case d.State == history.StateQueued && d.Reason == history.ReasonRedriven:
 		return refuse(http.StatusConflict, onItsWay(d.Redrive))
+	case !made, d.State == history.StateQueued: // the attempts may be those of a turn before, that a replay is after
+		return refuse(http.StatusConflict, "it waits for its first attempt, which is made as soon as its endpoint has room")
 	}
 	ctx, cancel := context.WithTimeout(ctx, detailsWait)
 	defer cancel()
@@ -166,10 +167,10 @@ func (a *apiSet) retryNow(ctx context.Context, store *storage.Store, p auth.Prin
 		StartedAt: a.deps.Now().UTC().Truncate(time.Microsecond), Redrive: id,
 	}}
 	if a.redrive.putBack(ctx, one, original, attempt.Attempt, lanes); one.err == nil && one.item.State == storage.ItemDone {
-		record := placeOfRecord(original).String()
+		schedule := scheduleOf(original)
 		// First, so that nothing is sent that nobody has answered for, and nothing twice: the history follows, and each member of
 		// a batch may be asked for.
-		other, err := store.BeginRetry(ctx, d.Tenant, id, record, storage.Change{Actor: p.Actor(), Action: actionRetried, Detail: map[string]any{"delivery": d.ID, "subscription": d.SubscriptionID}})
+		other, err := store.BeginRetry(ctx, d.Tenant, id, schedule, storage.Change{Actor: p.Actor(), Action: actionRetried, Detail: map[string]any{"delivery": d.ID, "subscription": d.SubscriptionID}})
 		switch {
 		case err != nil:
 			return err
@@ -177,9 +178,15 @@ func (a *apiSet) retryNow(ctx context.Context, store *storage.Store, p auth.Prin
 			return refuse(http.StatusConflict, onItsWay(other))
 		}
 		if a.redrive.send(ctx, []*returned{one}); one.taken() {
-			a.redrive.send(ctx, companions(one, &sent))
-		} else if err := store.CancelRetry(context.WithoutCancel(ctx), id, record); err != nil {
-			a.log.Warn("a retry that was not made can't be asked for again for some minutes", zap.String("delivery", d.ID), zap.Error(err))
+			others := companions(one, &sent)
+			a.redrive.send(ctx, others)
+			for _, other := range others {
+				if other.err != nil {
+					a.log.Warn("the history can't be told of a retry", zap.String("delivery", other.mark.DeliveryID), zap.Error(other.err))
+				}
+			}
+		} else if err := store.CancelRetry(context.WithoutCancel(ctx), id, schedule); err != nil {
+			a.log.Warn("a retry that was not made can't be asked for again for an hour", zap.String("delivery", d.ID), zap.Error(err))
 		}
 	}
 	switch {
@@ -198,6 +205,12 @@ func (a *apiSet) retryNow(ctx context.Context, store *storage.Store, p auth.Prin
 // onItsWay refuses a second retry.
 func onItsWay(id string) string {
 	return "it is on its way, put back by " + id + ", and is sent as soon as its endpoint has room"
+}
+
+// scheduleOf names the run of attempts that a record belongs to, of which one retry takes over: its first record, and what
+// it was sent again by.
+func scheduleOf(r *kgo.Record) string {
+	return cmp.Or(kafka.Header(r, kafka.HeaderOrigin), placeOfRecord(r).String()) + " " + kafka.Header(r, kafka.HeaderRedrive)
 }
 
 // companions are what tells the history of the other members of a batch that was put back.

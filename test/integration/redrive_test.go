@@ -154,7 +154,7 @@ func retriesByHandOnce(t *testing.T, p *pipeline) {
 	answer := sync.OnceFunc(func() { close(asked) })
 	t.Cleanup(answer)
 	sub := tn.subscribe(object{"url": hook.URL(), "events": []string{"call.*"}, "batch": object{"max_events": 2, "max_wait": "1m"},
-		"retry": object{"schedule": []string{"100ms", "15s"}, "max_attempts": 3}})
+		"retry": object{"schedule": []string{"100ms", "45s"}, "max_attempts": 3}})
 	tn.post([]object{ended("hand", object{"id": "hand-0"}), ended("hand", object{"id": "hand-1"})})
 	first := await(t, hook, 2)[1]
 	var waiting []delivery

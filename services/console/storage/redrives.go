@@ -305,37 +305,35 @@ func (s *Store) LeadRedrives(ctx context.Context) (context.Context, func(), erro
 
 // retryLasts is how long a retry by hand is taken to be under way at most when nothing more is heard of it. The history tells of it
 // within seconds; the rest is for a history that is behind.
-const retryLasts = 5 * time.Minute
+const retryLasts = time.Hour
 
-// BeginRetry notes in the audit log that a delivery is tried again by hand, under the id of that retry, and that the record
-// with this place is put back for it. Where another retry has put that record back just now, the answer is that one's id, and
-// nothing is noted.
-func (s *Store) BeginRetry(ctx context.Context, tenant, id, record string, c Change) (other string, err error) {
+// BeginRetry notes in the audit log that a delivery is tried again by hand, under the id of that retry, which takes over from a
+// schedule of attempts. Where another retry has taken over from that one of late, the answer is its id, and nothing is noted.
+func (s *Store) BeginRetry(ctx context.Context, tenant, id, schedule string, c Change) (other string, err error) {
 	err = s.Change(ctx, "begin a retry", func(t Tx) error {
 		now := s.Now()
 		if _, err := t.Exec(ctx, `DELETE FROM retries WHERE asked_at < ?`, Micros(now.Add(-retryLasts))); err != nil {
 			return err
 		}
-		begun, err := t.Exec(ctx, `INSERT INTO retries (record, id, asked_at) VALUES (?, ?, ?) ON CONFLICT (record) DO NOTHING`, record, id, Micros(now))
-		if err != nil {
+		// An update that changes nothing, to be told of the row that is there.
+		var by string
+		if err := t.Row(ctx, `INSERT INTO retries (schedule, id, asked_at) VALUES (?, ?, ?) ON CONFLICT (schedule) DO UPDATE SET schedule = excluded.schedule RETURNING id`,
+			schedule, id, Micros(now)).Scan(&by); err != nil {
 			return err
 		}
-		n, err := begun.RowsAffected()
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			return t.Row(ctx, `SELECT id FROM retries WHERE record = ?`, record).Scan(&other)
+		if by != id {
+			other = by
+			return nil
 		}
 		return audit(ctx, t, now, Entry{Kind: KindRedrive, ID: id, Tenant: tenant}, c)
 	})
 	return other, err
 }
 
-// CancelRetry forgets a retry whose record could not be put back, so that it can be asked for again.
-func (s *Store) CancelRetry(ctx context.Context, id, record string) error {
+// CancelRetry forgets a retry that could not be made, so that it can be asked for again.
+func (s *Store) CancelRetry(ctx context.Context, id, schedule string) error {
 	return s.Change(ctx, "cancel a retry", func(t Tx) error {
-		_, err := t.Exec(ctx, `DELETE FROM retries WHERE record = ? AND id = ?`, record, id)
+		_, err := t.Exec(ctx, `DELETE FROM retries WHERE schedule = ? AND id = ?`, schedule, id)
 		return err
 	})
 }

@@ -131,7 +131,7 @@ func TestARetryIsBegunOnce(t *testing.T) {
 		require.Equal(t, "rdr_1", begin("rdr_4", "deliveries.standard/0/1"))
 		require.NoError(t, s.CancelRetry(t.Context(), "rdr_1", "deliveries.standard/0/1"))
 		require.Empty(t, begin("rdr_5", "deliveries.standard/0/1"))
-		clock = clock.Add(time.Hour)
+		clock = clock.Add(2 * time.Hour)
 		require.Empty(t, begin("rdr_6", "deliveries.standard/0/1"))
 	})
 }

@@ -1,7 +1,7 @@
 -- +goose Up
--- Which records were put back by hand of late, by their places, until the history knows of it.
+-- Which schedules of attempts a retry by hand took over from of late, until the history knows of it.
 CREATE TABLE retries (
-    record   TEXT COLLATE "C" PRIMARY KEY,
+    schedule TEXT COLLATE "C" PRIMARY KEY,
     id       TEXT NOT NULL,
     asked_at BIGINT NOT NULL
 );
