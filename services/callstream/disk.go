@@ -27,6 +27,12 @@ func freeUnder(dir string) (uint64, error) {
 	if err := unix.Statfs(dir, &fs); err != nil {
 		return 0, err
 	}
+	switch {
+	case fs.Blocks == 0: // a file system in memory without a bound, and some in user space
+		return 0, fmt.Errorf("the file system of %s doesn't tell its size", dir)
+	case os.Geteuid() == 0: // what is kept for the superuser
+		fs.Bavail = fs.Bfree
+	}
 	return fs.Bavail * uint64(fs.Bsize), nil //nolint:gosec,unconvert // the type differs between systems, and is never negative
 }
 

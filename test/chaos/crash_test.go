@@ -3,6 +3,7 @@
 package chaos
 
 import (
+	"context"
 	"fmt"
 	"testing"
 
@@ -130,7 +131,9 @@ func (w *world) unfinished() map[string]bool {
 	for _, r := range w.hook.Requests() {
 		sent[progress.Attempt{Delivery: r.ID, Number: r.Attempt}] = true
 	}
-	all, err := progress.Unfinished(w.t.Context(), w.brokers)
+	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
+	defer cancel()
+	all, err := progress.Unfinished(ctx, w.brokers)
 	require.NoError(w.t, err)
 	deliveries, made := map[string]bool{}, map[kafka.TopicPartition]int{}
 	for _, o := range all {

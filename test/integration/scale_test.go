@@ -33,7 +33,10 @@ type scaling struct {
 // second attempt, so that retries wait while partitions move.
 func startScaling(t *testing.T) *scaling {
 	t.Helper()
-	p := startPipeline(t, settings{shape: apart, dispatchers: 1, env: map[string]string{"CALLSTREAM_PARTITIONS": fmt.Sprint(scalingPartitions)}})
+	p := startPipeline(t, settings{shape: apart, dispatchers: 1, env: map[string]string{
+		"CALLSTREAM_PARTITIONS":     fmt.Sprint(scalingPartitions),
+		"CALLSTREAM_REVOKE_TIMEOUT": "20s", // a process that waits for the processor repeats what it is answered too late
+	}})
 	s := &scaling{t: t, p: p, tn: p.tenant("scaling"), release: make(chan struct{}), ledger: ledger{accepted: map[string]bool{}}}
 	s.hook = hooktest.Start(t, hooktest.Options{Answer: func(r *hooktest.Request) hooktest.Answer {
 		if strings.HasPrefix(r.Header.Get("X-Event-Id"), "held") {
