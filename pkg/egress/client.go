@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -44,6 +45,8 @@ type Client struct {
 	tls       *tls.Config
 	transport *http.Transport
 	http1     *http1
+
+	closed atomic.Bool
 
 	mu    sync.RWMutex
 	plain map[string]struct{} // https hosts that answered over HTTP/1.1
@@ -183,6 +186,9 @@ func oddNumber(host string) bool {
 // roundTrip sends one request through the transport and returns its answer, of whatever status. The request's context bounds
 // all of it, reading the body included. Every error is an *Error.
 func (c *Client) roundTrip(req *http.Request) (*http.Response, error) {
+	if c.closed.Load() {
+		c.transport.CloseIdleConnections() // one that was not idle yet when the client was closed
+	}
 	resp, err := c.transport.RoundTrip(req)
 	if err != nil {
 		// The transport reports a deadline in its own words, or as a closed connection.
@@ -194,8 +200,9 @@ func (c *Client) roundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// Close closes the idle connections.
+// Close closes the idle connections. Requests of those who have the client in hand are sent all the same.
 func (c *Client) Close() {
+	c.closed.Store(true)
 	c.dialer.room.leave(c)
 	c.transport.CloseIdleConnections()
 	c.http1.close()

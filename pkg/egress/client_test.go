@@ -422,9 +422,10 @@ func TestErrorClasses(t *testing.T) {
 func TestCancelEndsARequest(t *testing.T) {
 	for _, secure := range []bool{false, true} { // one through each of the two senders underneath
 		ctx, cancel := context.WithCancel(t.Context())
-		server := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		over := make(chan struct{})
+		server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
 			cancel()
-			<-r.Context().Done()
+			<-over // an answer to a connection that is being closed may still be read
 		}))
 		if secure {
 			server.StartTLS()
@@ -438,6 +439,7 @@ func TestCancelEndsARequest(t *testing.T) {
 		}
 		c := newClient(t, egress.Options{Config: egress.Config{AllowPrivate: true, AllowHTTP: true}, TLS: &tls.Config{RootCAs: roots}})
 		_, err := c.Exchange(ctx, &egress.Request{Method: http.MethodPost, URL: parsed(t, server.URL)}, time.Minute, nil)
+		close(over)
 		if egress.ClassOf(err) != egress.ClassCanceled {
 			t.Errorf("over TLS %v: got %v, want canceled", secure, err)
 		}
