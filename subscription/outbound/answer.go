@@ -120,6 +120,7 @@ func (a *Answer) RequestHeader() map[string]string {
 func (a *Answer) Release() {
 	// Without an answer the request may still be on its way out.
 	if a.request != nil && a.Status != 0 {
+		a.request.forget()
 		a.target.requests.Put(a.request)
 	}
 	a.request = nil

@@ -115,6 +115,24 @@ func (q *request) fill(t *Target, to *endpoint, d *event.Delivery, o Attempt, to
 	q.usual = usual
 }
 
+// forget lets go of the delivery before the request waits for the next one: each of its strings would keep the record that it
+// is a part of, and its body the whole fetch.
+func (q *request) forget() {
+	q.out.Body = nil
+	for _, slot := range q.slots {
+		slot.value[0] = ""
+	}
+	for _, name := range q.added {
+		delete(q.header, name)
+	}
+	q.added = q.added[:0]
+	if !q.exact {
+		clear(q.recorded)
+		return
+	}
+	q.recorded["Webhook-Id"], q.recorded["X-Event-Id"], q.recorded["Traceparent"], q.recorded["Content-Type"] = "", "", "", ""
+}
+
 // place puts the slots that say something into the header map and takes out the others, and brings in what the delivery
 // has of its own, which never replaces what is there.
 func (q *request) place(d *event.Delivery) {
