@@ -67,14 +67,10 @@ func Report(name string, err error, stdout, stderr io.Writer) int {
 	return ExitFailed
 }
 
-// gcPercent lets the heap grow to five times what lives in it before it is collected. The pipeline's live heap is small,
-// so this costs tens of megabytes and gives a quarter more throughput; a memory limit bounds it when the heap is large.
-const gcPercent = 400
-
 // Tune sets the garbage collector's defaults, unless the user gave GOGC or GOMEMLIMIT: those stand.
 func Tune(lookup func(string) (string, bool), available func() int64) {
 	if _, given := lookup("GOGC"); !given {
-		debug.SetGCPercent(gcPercent)
+		collect()
 	}
 	if _, given := lookup("GOMEMLIMIT"); !given {
 		if n := available(); n > 0 {
